@@ -1,0 +1,197 @@
+"""The laws that every algorithm and every baseline keeps, in one suite that finds them by walking the packages."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+
+import pytest
+import safetensors.torch
+import torch
+from toy_world import (
+    NUM_ITEMS,
+    ToyWorld,
+    episodes,
+    histories,
+    meta_train,
+    one,
+    padded,
+    query_losses,
+    toy_world,
+    uneven,
+)
+
+import recsys_meta.algorithms
+import recsys_meta.baselines
+from recsys_meta.algorithms.base import Learner
+from recsys_meta.tensors import EpisodeBatch, ItemCodes
+
+TRAIN, TEST = torch.arange(0, 120), torch.arange(120, 160)
+RATING_LOSSES = ("squared", "absolute")
+
+
+def learner_classes() -> Iterator[type[Learner]]:
+    """Every concrete learner of the two packages, each once."""
+    for package in (recsys_meta.algorithms, recsys_meta.baselines):
+        for module_info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            module = importlib.import_module(module_info.name)
+            for _, member in inspect.getmembers(module, inspect.isclass):
+                mine = member.__module__ == module.__name__
+                if mine and issubclass(member, Learner) and not inspect.isabstract(member):
+                    yield member
+
+
+CASES = [
+    pytest.param(cls, settings, id=f"{cls.__name__}-{'-'.join(map(str, settings.values())) or 'default'}")
+    for cls in learner_classes()
+    for settings in cls.contract_settings
+]
+
+
+@pytest.fixture(scope="module")
+def world() -> ToyWorld:
+    return toy_world()
+
+
+def implicit(learner: Learner) -> bool:
+    """Whether the learner ranks events rather than predicting ratings."""
+    return getattr(learner, "loss", "squared") not in RATING_LOSSES
+
+
+def ready(cls: type[Learner], settings: dict, world: ToyWorld, seed: int = 0) -> Learner:
+    """The learner with its statistics fitted, not meta-trained, in evaluation mode."""
+    torch.manual_seed(seed)
+    learner = cls(world.sizes, **settings)
+    learner.fit_statistics(histories(world, TRAIN, implicit=implicit(learner)), world.catalogue)
+    return learner.eval()
+
+
+def batch_for(learner: Learner, world: ToyWorld, seed: int = 3, shots: int = 5) -> EpisodeBatch:
+    return episodes(
+        world, TEST, implicit=implicit(learner), shots=shots, query=6, seed=seed, negatives=learner.negatives
+    )
+
+
+def scores_of(learner: Learner, batch: EpisodeBatch, codes: ItemCodes) -> torch.Tensor:
+    return learner.predict(learner.adapt(batch.support, batch.users, codes), codes)
+
+
+def test_the_suite_sees_the_learners() -> None:
+    assert {"MAML", "FOMAML", "Popularity", "ItemMean"} <= {cls.__name__ for cls in learner_classes()}
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+@torch.no_grad()
+def test_a_batch_answers_as_each_of_its_users_alone(cls, settings, world) -> None:
+    learner = ready(cls, settings, world)
+    codes = learner.encode(world.catalogue)
+    batch = batch_for(learner, world)
+    support = padded(uneven(batch.support), width=3, junk_item=NUM_ITEMS - 1)
+    together = learner.predict(learner.adapt(support, batch.users, codes), codes)
+    for task in range(0, len(TEST), 7):
+        alone = learner.adapt(one(support, task), batch.users.take(torch.tensor([task])), codes)
+        torch.testing.assert_close(learner.predict(alone, codes)[0], together[task], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+@torch.no_grad()
+def test_the_order_of_the_support_set_does_not_matter(cls, settings, world) -> None:
+    if cls.order_matters:
+        pytest.skip(cls.order_matters)
+    learner = ready(cls, settings, world)
+    codes = learner.encode(world.catalogue)
+    batch = batch_for(learner, world)
+    turned = torch.randperm(batch.support.items.shape[1], generator=torch.Generator().manual_seed(1))
+    shuffled = batch.support._make(part[:, turned] for part in batch.support)
+    torch.testing.assert_close(
+        scores_of(learner, batch._replace(support=shuffled), codes),
+        scores_of(learner, batch, codes),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+@torch.no_grad()
+def test_a_user_with_no_history_gets_the_finite_prior(cls, settings, world) -> None:
+    learner = ready(cls, settings, world)
+    codes = learner.encode(world.catalogue)
+    batch = batch_for(learner, world)
+    prior = learner.prior(batch.support, batch.users, codes)
+    nothing = learner.adapt(batch.support._make(part[:, :0] for part in batch.support), batch.users, codes)
+    scores = learner.predict(prior, codes)
+    assert scores.shape == (len(TEST), NUM_ITEMS)
+    assert scores.isfinite().all()
+    torch.testing.assert_close(learner.predict(nothing, codes), scores)
+    assert not learner.task_loss(prior, batch.query.emptied(), codes).any()
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+@torch.no_grad()
+def test_scores_at_an_index_are_those_of_the_whole_row(cls, settings, world) -> None:
+    learner = ready(cls, settings, world)
+    codes = learner.encode(world.catalogue)
+    batch = batch_for(learner, world)
+    state = learner.adapt(batch.support, batch.users, codes)
+    whole = learner.predict(state, codes)
+    torch.testing.assert_close(
+        learner.predict(state, codes, batch.query.items), whole.gather(1, batch.query.items)
+    )
+    tile = codes.take(slice(5, 17))
+    torch.testing.assert_close(learner.predict(state, tile), whole[:, 5:17])
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+def test_the_meta_loss_reaches_every_meta_parameter(cls, settings, world) -> None:
+    learner = ready(cls, settings, world)
+    if not learner.meta_trained:
+        assert not [name for name, p in learner.named_parameters() if p.requires_grad]
+        return
+    # A few steps first: at the very start some zeros are by construction (a bias of zero times a weight of zero).
+    meta_train(learner, world, TRAIN, implicit=implicit(learner), steps=3)
+    learner.zero_grad()
+    learner.meta_loss(batch_for(learner, world)).backward()
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad and parameter.numel():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+def test_meta_training_makes_adaptation_beat_the_prior_on_users_never_seen(cls, settings, world) -> None:
+    learner = ready(cls, settings, world)
+    if learner.meta_trained:
+        meta_train(learner, world, TRAIN, implicit=implicit(learner), steps=120)
+    codes = learner.encode(world.catalogue)
+    batch = batch_for(learner, world, shots=10)
+    adapted = query_losses(learner, batch, codes, adapted=True)
+    prior = query_losses(learner, batch, codes, adapted=False)
+    gain = prior - adapted
+    if learner.meta_trained:  # beyond three standard errors of the mean over users
+        assert gain.mean() > 3 * gain.std() / len(gain) ** 0.5
+    else:
+        assert gain.mean() >= 0
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+@torch.no_grad()
+def test_a_learner_and_its_task_states_survive_the_store(cls, settings, world, tmp_path) -> None:
+    learner = ready(cls, settings, world)
+    codes = learner.encode(world.catalogue)
+    batch = batch_for(learner, world)
+    state = learner.adapt(batch.support, batch.users, codes)
+    before = learner.predict(state, codes)
+    weights = {name: tensor.contiguous() for name, tensor in learner.state_dict().items()}
+    safetensors.torch.save_file(weights, tmp_path / "weights.safetensors")
+    safetensors.torch.save_file({n: t.contiguous() for n, t in state.items()}, tmp_path / "state.safetensors")
+    torch.manual_seed(77)
+    again = cls(world.sizes, **settings)
+    again.load_state_dict(safetensors.torch.load_file(tmp_path / "weights.safetensors"))
+    again.eval()
+    codes = again.encode(world.catalogue)
+    torch.testing.assert_close(
+        again.predict(safetensors.torch.load_file(tmp_path / "state.safetensors"), codes), before
+    )
+    torch.testing.assert_close(scores_of(again, batch, codes), before)
+    assert len(again.user_vectors(state)) == len(TEST)
