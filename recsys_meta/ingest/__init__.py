@@ -1,0 +1,26 @@
+"""Files to checked tables: what enters the house, and what is set aside at its door.
+
+The sample world (``sample_world``) and the recipes (``recipes``) are modules of their own.
+"""
+
+from recsys_meta.ingest.features import declared_features, read_features, read_ids
+from recsys_meta.ingest.interactions import read_interactions
+from recsys_meta.ingest.quarantine import Checked
+from recsys_meta.ingest.recipes import Dataset, Recipe, download, movielens_1m, movielens_100k, prepared
+from recsys_meta.ingest.sources import InputError, Source
+
+__all__ = [
+    "Checked",
+    "Dataset",
+    "InputError",
+    "Recipe",
+    "Source",
+    "declared_features",
+    "download",
+    "movielens_1m",
+    "movielens_100k",
+    "prepared",
+    "read_features",
+    "read_ids",
+    "read_interactions",
+]
