@@ -1,0 +1,118 @@
+"""Histories to padded examples: spans, sampled negatives, and each item once per batch."""
+
+import torch
+from torch import Tensor
+
+from recsys_meta.episodes.hashing import hashed, mixed, uniform
+from recsys_meta.tensors import Catalogue, Examples, Histories, Ragged
+
+
+def collate(histories: Histories, rows: Tensor, *, newest: int | None = None) -> Examples:
+    """The histories of these users as examples, [R, S]. rows: [R] int64.
+
+    ``newest`` keeps only the last so many of each.
+    """
+    starts, stops = histories.offsets[rows], histories.offsets[rows + 1]
+    if newest is not None:
+        starts = torch.maximum(starts, stops - newest)
+    return spans(histories, starts, stops)
+
+
+def spans(histories: Histories, starts: Tensor, stops: Tensor, order: Tensor | None = None) -> Examples:
+    """Interactions starts[t] up to, not including, stops[t] as the examples of task t.
+
+    starts, stops: [T] int64. ``order``, [M] int64, lays the interactions in another order first.
+    The examples are at least one column wide, so that nobody meets a tensor without elements.
+    """
+    width = max(int((stops - starts).max()), 1) if len(starts) else 1
+    grid = starts.unsqueeze(1) + torch.arange(width)  # [T, S]
+    mask = grid < stops.unsqueeze(1)
+    index = grid[mask] if order is None else order[grid[mask]]
+    items = torch.zeros(grid.shape, dtype=torch.int64)
+    targets = torch.zeros(grid.shape, dtype=torch.float32)
+    items[mask] = histories.items[index]
+    targets[mask] = histories.values[index]
+    return Examples(items, targets, mask)
+
+
+class Negatives:
+    """Draws eligible items with a probability proportional to (1 + interactions) ** tempering.
+
+    What stands in a slot of a task depends on (seed, stream, the task's key, the slot) alone: not on the
+    batch, its size or its order. Tempering 0 makes all items equal, 1 follows popularity; 0.75 is that of
+    word2vec (Mikolov et al. 2013). The 1 keeps items drawable that nobody has chosen yet.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, tempering: float = 0.75, seed: int = 0) -> None:
+        weights = (catalogue.log_popularity.double() * tempering).exp() * catalogue.eligible
+        self._cumulated = weights.cumsum(0)
+        self._num_items = len(weights)
+        self._seed = seed
+
+    def draw(self, keys: Tensor, count: int, *, stream: int = 0) -> Tensor:
+        """Items for ``count`` slots of each task, with replacement, [T, count] int64. keys: [T] int64.
+
+        Raises ValueError where no item is eligible.
+        """
+        if not self._num_items or not float(self._cumulated[-1]) > 0:
+            raise ValueError("negatives cannot be drawn: no item of the catalogue is eligible")
+        total = self._cumulated[-1]
+        first = mixed(keys ^ hashed(self._seed, stream))
+        level = uniform(mixed(first.unsqueeze(1) + torch.arange(count))) * total
+        # The product may be rounded up to the total, where no item lies.
+        level = torch.minimum(level, torch.nextafter(total, torch.zeros_like(total)))
+        return torch.searchsorted(self._cumulated, level, right=True)
+
+    def append(
+        self,
+        examples: Examples,
+        keys: Tensor,
+        consumed: Ragged | Histories | None = None,
+        per_positive: int = 1,
+        *,
+        stream: int = 0,
+    ) -> Examples:
+        """The examples and, for each, ``per_positive`` negatives of target 0: [T, S + S * per_positive].
+
+        A draw that the task consumed (T lists of items; by default those of the examples) is masked out,
+        so that a task may get fewer; a task without examples gets none. keys: [T] int64.
+        """
+        if per_positive == 0:
+            return examples
+        num_tasks, width = examples.items.shape
+        drawn = self.draw(keys, width * per_positive, stream=stream)
+        first_pair = torch.arange(num_tasks) * self._num_items
+        if consumed is None:
+            taken = (first_pair.unsqueeze(1) + examples.items)[examples.mask]
+        else:
+            items = consumed.items if isinstance(consumed, Histories) else consumed.values
+            taken = torch.repeat_interleave(first_pair, consumed.lengths) + items
+        mask = torch.arange(width * per_positive) < (examples.shots * per_positive).unsqueeze(1)
+        mask &= ~torch.isin(first_pair.unsqueeze(1) + drawn, taken)
+        return Examples(
+            torch.cat([examples.items, drawn * mask], 1),
+            torch.cat([examples.targets, torch.zeros(drawn.shape)], 1),
+            torch.cat([examples.mask, mask], 1),
+        )
+
+
+def unique_items(
+    support: Examples, query: Examples, catalogue: Catalogue, *, keep: Tensor | None = None
+) -> tuple[Examples, Examples, Catalogue]:
+    """The same examples over a catalogue of the mentioned items alone, each once, in their old order.
+
+    ``keep``, [I] bool, says which items stay besides. Where none would, one does, for padding points at it.
+    """
+    wanted = torch.zeros(len(catalogue.eligible), dtype=torch.bool) if keep is None else keep.clone()
+    wanted[support.items[support.mask]] = True
+    wanted[query.items[query.mask]] = True
+    if len(wanted) and not wanted.any():
+        wanted[0] = True
+    place = wanted.cumsum(0) - 1
+    return _moved(support, place), _moved(query, place), catalogue.take(wanted.nonzero().squeeze(1))
+
+
+def _moved(examples: Examples, place: Tensor) -> Examples:
+    items = torch.zeros_like(examples.items)
+    items[examples.mask] = place[examples.items[examples.mask]]
+    return examples._replace(items=items)
