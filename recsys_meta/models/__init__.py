@@ -1,0 +1,1 @@
+"""Encoders of users and items, heads that an inner loop adapts, and the losses it descends."""
