@@ -1,0 +1,1 @@
+"""Meta-learners, one file each, behind the contract of base.py."""

@@ -1,0 +1,100 @@
+"""The contract: what every algorithm and every baseline answers, and all that training, adaptation and
+evaluation know of it.
+
+A night, seen from here::
+
+    codes = learner.encode(catalogue)                 # once per item
+    state = learner.adapt(support, users, codes)      # T users at once
+    scores = learner.predict(state, codes)            # [T, I], or tile by tile: codes.take(slice)
+
+The laws that every implementation keeps stand in tests/test_contract.py.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
+
+TaskState = dict[str, Tensor]
+"""What adaptation leaves of T users: names to tensors that begin with the task dimension."""
+
+
+class Learner(nn.Module, ABC):
+    """Base of all learners. Everything that has to survive a bundle is a parameter or a buffer.
+
+    Class settings, read by training and adaptation:
+        meta_trained: whether ``meta_loss`` is to be minimized; a baseline says False and lives on
+            ``fit_statistics`` alone.
+        whole_catalogue: whether episodes must carry all eligible items (a full softmax) or only those they
+            mention.
+        negatives: sampled negatives wanted per positive example, in support and query alike.
+        order_matters: why the order of the support set matters to this learner; None where it does not.
+        contract_settings: constructor settings that the contract suite runs the class with, one after the
+            other.
+    """
+
+    meta_trained: bool = True
+    whole_catalogue: bool = False
+    negatives: int = 0
+    order_matters: ClassVar[str | None] = None
+    contract_settings: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
+        """Reads off the meta-training interactions what needs no gradient (means, counts, closed forms).
+
+        Called once, before any meta-training. ``histories.items`` are rows of ``catalogue``;
+        ``catalogue.features.ids`` gives the vocabulary row of each.
+        """
+
+    @abstractmethod
+    def encode(self, catalogue: Catalogue) -> ItemCodes:
+        """The codes of all I items of a catalogue, differentiable where the learner is meta-trained."""
+
+    @abstractmethod
+    def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """Adapts to T users at once. support: [T, S], indexing the rows of ``items``; users: T rows.
+
+        An empty support set gives the prior. Differentiable with respect to the meta-parameters.
+        """
+
+    @abstractmethod
+    def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
+        """Scores, higher is better; in the scale of the targets where the loss has one.
+
+        Without ``index`` every task scores every item: [T, I]. With ``index`` [T, Q] task t scores
+        items[index[t]]: [T, Q].
+        """
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
+        """Mean over tasks of the query loss after adapting on the support set; a scalar."""
+        items = self.encode(episodes.catalogue)
+        state = self.adapt(episodes.support, episodes.users, items)
+        return self.task_loss(state, episodes.query, items, episodes.support).mean()
+
+    @abstractmethod
+    def task_loss(
+        self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
+    ) -> Tensor:
+        """The loss of each task on these examples, [T]; 0 for a task without examples.
+
+        ``excluded`` are examples that will not be recommended again; a softmax leaves them out of its
+        normalizer.
+        """
+
+    def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """The state of the same tasks before adaptation."""
+        return self.adapt(support.emptied(), users, items)
+
+    def user_vectors(self, state: TaskState) -> Tensor:
+        """One vector per user for an online ranker, [T, P]: everything in the state, in the order of its
+        names.
+        """
+        return torch.cat([state[name].reshape(len(state[name]), -1) for name in sorted(state)], dim=1)
