@@ -1,0 +1,1 @@
+"""Meta-training of any learner: one Lightning module, checkpoints to resume from, bundles to keep."""

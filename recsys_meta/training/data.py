@@ -1,0 +1,122 @@
+"""Episodes for the trainer: batches drawn in a background thread while the current one is computed."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from recsys_meta.tensors import EpisodeBatch
+
+Batch = TypeVar("Batch")
+
+
+class Sampler(Protocol):
+    """Draws the episodes of an epoch; the same epoch number gives the same episodes."""
+
+    def epoch(self, number: int) -> Iterator[EpisodeBatch]:
+        """The batches of one epoch."""
+        ...
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        ...
+
+
+def prefetched(batches: Callable[[], Iterable[Batch]], *, ahead: int = 2) -> Iterator[Batch]:
+    """The same batches, up to ``ahead`` of them prepared by a thread in the meantime.
+
+    The thread starts with the first ``next`` and ends with the iterator, exhausted or closed; what it raises is raised
+    here. It must not draw from torch's global generator, which belongs to the caller.
+    """
+    queue: Queue[tuple[Batch | None, BaseException | None]] = Queue(maxsize=ahead)
+    closed = Event()
+
+    def put(batch: Batch | None, error: BaseException | None) -> bool:
+        while not closed.is_set():
+            try:
+                queue.put((batch, error), timeout=0.1)
+            except Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches():
+                if not put(batch, None):
+                    return
+            put(None, None)
+        except BaseException as error:
+            put(None, error)
+
+    thread = Thread(target=work, name="episodes", daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch, error = queue.get()
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            yield batch
+    finally:
+        closed.set()
+        while thread.is_alive():  # a thread that waits for room in the queue gets it
+            try:
+                queue.get_nowait()
+            except Empty:
+                thread.join(timeout=0.05)
+
+
+class _Loader(Generic[Batch]):
+    """What a trainer wants of a loader: a length, and a fresh iterator per epoch."""
+
+    def __init__(self, batches: Callable[[], Iterator[Batch]], length: int) -> None:
+        self._batches = batches
+        self._length = length
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches()
+
+    def __len__(self) -> int:
+        return self._length
+
+
+class Episodes(LightningDataModule):
+    """Training episodes from a sampler, prefetched, and fixed validation episodes.
+
+    Args:
+        sampler: asked for ``epoch(number)`` with the number of the trainer's epoch, so that a resumed fit sees what an
+            undisturbed one would have seen.
+        validation: episodes of held-out users; may be empty.
+        ahead: batches prepared ahead of the one in use.
+    """
+
+    def __init__(self, sampler: Sampler, validation: Sequence[EpisodeBatch] = (), *, ahead: int = 2) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.validation = validation
+        self.ahead = ahead
+
+    def train_dataloader(self) -> Iterable[EpisodeBatch]:
+        """The episodes of the trainer's current epoch, whenever an epoch begins."""
+        return _Loader(self._epoch, len(self.sampler))
+
+    def val_dataloader(self) -> Iterable[EpisodeBatch]:
+        """The fixed episodes of held-out users."""
+        return _Loader(lambda: iter(self.validation), len(self.validation))
+
+    def transfer_batch_to_device(
+        self, batch: EpisodeBatch, device: torch.device, dataloader_idx: int
+    ) -> EpisodeBatch:
+        """The batch on the device of the learner."""
+        return batch.to(device)
+
+    def _epoch(self) -> Iterator[EpisodeBatch]:
+        # A generator: the epoch number is read when the first batch is asked for, not when the trainer sets up.
+        assert self.trainer is not None
+        number = self.trainer.current_epoch
+        yield from prefetched(lambda: self.sampler.epoch(number), ahead=self.ahead)
