@@ -1,0 +1,1 @@
+"""Many users at once: task states, scores, top-k lists, streamed."""

@@ -1,0 +1,341 @@
+"""From histories to top-k lists: users streamed in batches, items in tiles, nobody left without an answer.
+
+Letters: T users of a batch, S support examples, I items, C candidates, k wanted, P columns of a user vector.
+
+Whom the learner cannot answer gets the next best thing, and the reason: adapted -> prior -> popularity.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from recsys_meta.adaptation.topk import TieRanks, merged, nothing_yet
+from recsys_meta.algorithms.base import Learner, TaskState
+from recsys_meta.episodes import collate
+from recsys_meta.tables import ADAPTED, POPULARITY, PRIOR, SOURCES
+from recsys_meta.tensors import Catalogue, Examples, Features, Histories, ItemCodes, Ragged
+
+log = logging.getLogger(__name__)
+
+# Codes of Recommended.reason; a later one outweighs an earlier one.
+REASONS: Sequence[str | None] = (
+    None,
+    "history cut to the newest",
+    "no history",
+    "inner loop not finite",
+    "prior not finite",
+    "no candidate left",
+)
+_WHOLE_HISTORY, _CUT, _NO_HISTORY, _INNER_LOOP, _PRIOR_FAILED, _NO_CANDIDATE = range(len(REASONS))
+_FROM_ADAPTED, _FROM_PRIOR, _FROM_POPULARITY = (SOURCES.index(name) for name in (ADAPTED, PRIOR, POPULARITY))
+
+
+# Users whose lists are handed on together at least: what becomes of them (tables, files) takes time by the piece.
+_USERS_TOGETHER = 4096
+
+
+class Recommended(NamedTuple):
+    """The lists of some users, on the CPU."""
+
+    rows: Tensor  # [T] int64: user rows
+    items: Tensor  # [T, k] int64: rows of the catalogue, best first; -1 where there is no further candidate
+    scores: Tensor  # [T, k] float32; minus infinity where there is no item
+    source: Tensor  # [T] int8: index into tables.SOURCES
+    n_support: Tensor  # [T] int64: examples of the history in use
+    loss_before: Tensor  # [T] float32: of the support set under the prior; NaN where nothing was adapted
+    loss_after: (
+        Tensor  # [T] float32: of the support set under the adapted state; NaN where nothing was adapted
+    )
+    reason: Tensor  # [T] int8: index into REASONS
+    vectors: Tensor | None  # [T, P] float32, if asked for; NaN for a user served popularity
+
+
+@torch.no_grad()  # torch.func.grad, which inner loops use, works under it
+def recommend(
+    learner: Learner,
+    histories: Histories,
+    users: Features,
+    catalogue: Catalogue,
+    *,
+    rows: Tensor,
+    consumed: Histories | None,
+    top_k: int,
+    batch_size: int = 256,
+    tile_size: int = 4096,
+    newest: int | None = None,
+    prepare: Callable[[Examples, Tensor], Examples] | None = None,
+    vectors: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[Recommended]:
+    """Yields the lists of all users of ``rows``, each once, computed in batches of users with histories of like length.
+
+    The answers depend on neither ``batch_size`` nor ``tile_size``. No tensor is larger than [batch_size, tile_size]
+    (beside what the learner makes itself), so memory does not grow with users x items. On running out of memory the
+    batch is halved, once.
+
+    Args:
+        learner: moved to ``device`` and into evaluation mode.
+        histories: of all users, items as rows of ``catalogue``.
+        users: features of all users, row by row those of ``histories``.
+        catalogue: only its eligible items are recommended; ``log_popularity`` is the last resort.
+        rows: [R] int64: whom to recommend to.
+        consumed: what not to recommend again, of all users (often ``histories``); None: nothing.
+        top_k: k; fewer where fewer candidates are left.
+        newest: adapt on so many of the newest interactions at most; None: on all.
+        prepare: turns the support set of these rows into what the learner adapts on (adds sampled negatives).
+        vectors: whether to give a vector per user.
+        seed: of the order in which items of equal score are listed.
+        device: where to compute.
+
+    Raises:
+        ValueError: ``top_k``, ``batch_size``, ``tile_size`` or ``newest`` is below 1.
+    """
+    for name, value in (
+        ("top_k", top_k),
+        ("batch_size", batch_size),
+        ("tile_size", tile_size),
+        ("newest", newest),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is at least 1; found {value}")
+    learner = learner.to(device).eval()
+    catalogue = catalogue.to(device)
+    codes = learner.encode(catalogue)
+    shop = _Shop.of(codes, catalogue, tile_size=tile_size, top_k=top_k, seed=seed)
+    lengths = histories.lengths[rows]
+    if newest is not None:
+        lengths = lengths.clamp(max=newest)
+    order = lengths.argsort(descending=True, stable=True)  # longest first: what breaks breaks at once
+    # Once for all: picking lists takes time by the number of all users, not of those picked.
+    all_taken = None if consumed is None else Ragged(consumed.items, consumed.offsets).take(rows[order])
+    ready: list[Recommended] = []
+    halved = False
+    start = 0
+    while start < len(rows):
+        chunk = rows[order[start : start + batch_size]]
+        try:
+            support = collate(histories, chunk, newest=newest)
+            shots = support.shots
+            cut = histories.offsets[chunk + 1] - histories.offsets[chunk] > shots
+            support = (support if prepare is None else prepare(support, chunk)).to(device)
+            taken = None if all_taken is None else _slice_of(all_taken, start, start + len(chunk)).to(device)
+            batch = _Batch(support, users.take(chunk).to(device), shots.to(device), cut.to(device), taken)
+            found = _answered(learner, codes, shop, batch, vectors=vectors)
+        except (RuntimeError, MemoryError) as error:
+            if halved or len(chunk) == 1 or not _out_of_memory(error):
+                raise
+            halved = True
+        else:
+            answered = Recommended(
+                rows=chunk,
+                items=found.items.cpu(),
+                scores=found.scores.cpu(),
+                source=found.source.cpu(),
+                n_support=shots,
+                loss_before=found.loss_before.cpu(),
+                loss_after=found.loss_after.cpu(),
+                reason=found.reason.cpu(),
+                vectors=None if found.vectors is None else found.vectors.cpu(),
+            )
+            ready.append(answered)
+            start += len(chunk)
+            # Vectors are long: those of a batch are enough.
+            if vectors or start >= len(rows) or sum(len(some.rows) for some in ready) >= _USERS_TOGETHER:
+                yield joined(ready)
+                ready = []
+            continue
+        # Outside of the handler, whose traceback would hold on to the tensors.
+        batch_size = max(1, len(chunk) // 2)
+        log.warning("out of memory: going on with batches of %d users", batch_size)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def joined(batches: Sequence[Recommended]) -> Recommended:
+    """The lists of several batches as one."""
+    if len(batches) == 1:
+        return batches[0]
+    fields = zip(*batches, strict=True)
+    return Recommended(*(None if field[0] is None else torch.cat(field) for field in fields))  # type: ignore[arg-type]
+
+
+class _Batch(NamedTuple):
+    """What is known of T users."""
+
+    support: Examples  # prepared
+    users: Features
+    shots: Tensor  # [T] examples of the history in use
+    cut: Tensor  # [T] bool: whether the history is longer
+    consumed: Ragged | None  # T lists of rows of the catalogue
+
+
+class _Answers(NamedTuple):
+    """The fields of Recommended that are computed, where they were."""
+
+    items: Tensor
+    scores: Tensor
+    source: Tensor
+    loss_before: Tensor
+    loss_after: Tensor
+    reason: Tensor
+    vectors: Tensor | None
+
+
+class _Shop(NamedTuple):
+    """The candidates, in the order of the catalogue."""
+
+    rows: Tensor  # [C] rows of the catalogue
+    place: Tensor  # [I] where each item stands among the candidates; -1 where it does not
+    codes: ItemCodes  # [C]
+    usable: Tensor | None  # [C] bool: whose codes are finite; None: all
+    popularity: Tensor  # [C] float32
+    ranks: TieRanks
+    tile_size: int
+    top_k: int
+
+    @classmethod
+    def of(cls, codes: ItemCodes, catalogue: Catalogue, *, tile_size: int, top_k: int, seed: int) -> "_Shop":
+        """The eligible items, coded once."""
+        rows = catalogue.eligible.nonzero().squeeze(1)
+        place = torch.full_like(catalogue.eligible, -1, dtype=torch.int64)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        offered = codes.take(rows)
+        usable = offered.vectors.isfinite().flatten(1).all(1) & offered.bias.isfinite()
+        if not usable.all():
+            log.warning(
+                "%d of %d candidates have codes that are not finite", int((~usable).sum()), len(usable)
+            )
+        popularity = catalogue.log_popularity[rows].float().nan_to_num(0.0, 0.0, 0.0)
+        ranks = TieRanks(len(place), seed=seed, device=rows.device)
+        everything = bool(usable.all())
+        return cls(rows, place, offered, None if everything else usable, popularity, ranks, tile_size, top_k)
+
+    def most_popular(self, num_users: int, consumed: Ragged | None) -> Tensor:
+        """Keys of the most popular, [T, k]."""
+        return self.best(num_users, lambda tile: self.popularity[tile].unsqueeze(0), consumed, None)[0]
+
+    def best(
+        self, num_users: int, score: Callable[[slice], Tensor], consumed: Ragged | None, usable: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Keys of the best, [T, k], and whether all scores of a user were finite, [T] bool.
+
+        ``score`` gives the scores of a tile of candidates, [T, N] or [1, N].
+        """
+        device = self.rows.device
+        running = nothing_yet(num_users, self.top_k, device=device)
+        sound = torch.ones(num_users, dtype=torch.bool, device=device)
+        owners, places = _sorted_by_place(consumed, self.place)
+        for start in range(0, len(self.rows), self.tile_size):
+            tile = slice(start, min(start + self.tile_size, len(self.rows)))
+            scores = score(tile).float().expand(num_users, -1).clone()
+            if usable is not None:
+                scores[:, ~usable[tile]] = -torch.inf
+            # One pass over a tile; only a user whose sum is not finite is looked at closely.
+            suspects = (~scores.sum(1).isfinite()).nonzero().squeeze(1)
+            if len(suspects):
+                finite = scores[suspects].isfinite()
+                sound[suspects] &= (finite if usable is None else finite | ~usable[tile]).all(1)
+                scores.nan_to_num_(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+            first, last = torch.searchsorted(
+                places, torch.tensor([tile.start, tile.stop], device=device)
+            ).tolist()
+            scores[owners[first:last], places[first:last] - tile.start] = -torch.inf
+            running = merged(running, scores, self.rows[tile], self.ranks)
+        return running, sound
+
+
+def _answered(learner: Learner, codes: ItemCodes, shop: _Shop, batch: _Batch, *, vectors: bool) -> _Answers:
+    """The lists of one batch of users, with the fallbacks."""
+    state = learner.adapt(batch.support, batch.users, codes)
+    keys, sound = _scored(learner, state, shop, batch.consumed)
+    source = torch.where(batch.shots > 0, _FROM_ADAPTED, _FROM_PRIOR)
+    reason = torch.where(batch.cut, _CUT, _WHOLE_HISTORY)
+    reason[batch.shots == 0] = _NO_HISTORY
+
+    failed = (~(sound & _finite(state))).nonzero().squeeze(1)
+    if len(failed):
+        # As wide as what was adapted on, in case the learner keeps it in its state.
+        blank = _blank(len(failed), batch.support, width=batch.support.mask.shape[1])
+        instead = learner.prior(blank, batch.users.take(failed), codes)
+        keys[failed], sound = _scored(learner, instead, shop, _lists_of(batch.consumed, failed))
+        source[failed] = _FROM_PRIOR
+        reason[failed[batch.shots[failed] > 0]] = _INNER_LOOP
+        state = {name: value.index_copy(0, failed, instead[name]) for name, value in state.items()}
+
+        hopeless = failed[~(sound & _finite(instead))]
+        if len(hopeless):
+            keys[hopeless] = shop.most_popular(len(hopeless), _lists_of(batch.consumed, hopeless))
+            source[hopeless] = _FROM_POPULARITY
+            reason[hopeless] = _PRIOR_FAILED
+
+    items, scores = shop.ranks.read(keys)
+    reason[(items < 0).all(1)] = _NO_CANDIDATE
+    prior = learner.prior(
+        _blank(len(items), batch.support, width=1), batch.users, codes
+    )  # costs by the column
+    adapted = source == _FROM_ADAPTED
+    before, after = (
+        learner.task_loss(one, batch.support, codes).float().masked_fill(~adapted, torch.nan)
+        for one in (prior, state)
+    )
+    made = None
+    if vectors:
+        unserved = (source == _FROM_POPULARITY).unsqueeze(1)
+        made = learner.user_vectors(state).float().masked_fill(unserved, torch.nan)
+    return _Answers(items, scores, source.to(torch.int8), before, after, reason.to(torch.int8), made)
+
+
+def _scored(
+    learner: Learner, state: TaskState, shop: _Shop, consumed: Ragged | None
+) -> tuple[Tensor, Tensor]:
+    """Keys of the best, [T, k], and whether the learner could score at all, [T] bool."""
+    num_users = len(next(iter(state.values())))
+    keys, sound = shop.best(
+        num_users, lambda tile: learner.predict(state, shop.codes.take(tile)), consumed, shop.usable
+    )
+    if shop.usable is not None and not shop.usable.any():
+        sound = torch.zeros_like(sound)
+    return keys, sound
+
+
+def _slice_of(lists: Ragged, start: int, stop: int) -> Ragged:
+    """The lists start .. stop - 1."""
+    offsets = lists.offsets[start : stop + 1]
+    return Ragged(lists.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
+
+def _lists_of(consumed: Ragged | None, tasks: Tensor) -> Ragged | None:
+    return None if consumed is None else consumed.take(tasks)
+
+
+def _blank(num_users: int, like: Examples, *, width: int) -> Examples:
+    """Support sets of padding alone: all that a prior needs, and free of what broke the inner loop."""
+    return Examples(*(field.new_zeros(num_users, width) for field in like))
+
+
+def _finite(state: TaskState) -> Tensor:
+    """Of which users the whole state is finite, [T] bool."""
+    return torch.stack([value.unsqueeze(1).flatten(1).isfinite().all(1) for value in state.values()]).all(0)
+
+
+def _sorted_by_place(consumed: Ragged | None, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Owner and place among the candidates of each consumed candidate, by place: a tile's are found by bisection."""
+    if consumed is None:
+        nothing = torch.zeros(0, dtype=torch.int64, device=place.device)
+        return nothing, nothing
+    owners = torch.repeat_interleave(
+        torch.arange(len(consumed.lengths), device=place.device), consumed.lengths
+    )
+    places = place[consumed.values]
+    owners, places = owners[places >= 0], places[places >= 0]
+    places, order = places.sort()
+    return owners[order], places
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left; torch has no exception of its own for the latter."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
