@@ -1,0 +1,2 @@
+-- The run in force before this one.
+ATTACH @path AS previous (READ_ONLY);

@@ -1,0 +1,2 @@
+-- The same rows in the same order as Parquet.
+COPY (SELECT * FROM @table) TO @path (FORMAT parquet, COMPRESSION zstd);

@@ -1,0 +1,2 @@
+-- No rows, but the types of the ids.
+SELECT user_id, item_id FROM @table LIMIT 0;
