@@ -1,0 +1,1 @@
+"""Metrics, intervals and protocols: what "better" means, over judgements of single users."""

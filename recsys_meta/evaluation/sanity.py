@@ -1,0 +1,110 @@
+"""The checks that run with every evaluation; each raises SanityError with the figures that speak against the result.
+
+Shuffled labels fall to the prior, an oracle scores 1, support and query never overlap, results do not depend on the batch size.
+"""
+
+from collections.abc import Callable, Sequence
+
+import polars as pl
+import torch
+
+from recsys_meta.evaluation.intervals import against_prior, summarize
+from recsys_meta.tables import USER_ID
+from recsys_meta.tensors import Histories
+
+# What an oracle reaches. Recall is left out: with more than k relevant items even an oracle cannot reach 1.
+_PERFECT = {"mae": 0.0, "rmse": 0.0, "ndcg": 1.0, "hit_rate": 1.0, "mrr": 1.0}
+
+
+class SanityError(AssertionError):
+    """An evaluation contradicts itself: its figures must not be believed."""
+
+
+def check_disjoint(support: Histories, query: Histories) -> None:
+    """Support and query of a task share no item. Both have the same T tasks."""
+    if len(support.offsets) != len(query.offsets):
+        raise SanityError(
+            f"{len(support.offsets) - 1} support sets stand against {len(query.offsets) - 1} query sets"
+        )
+    width = 1 + int(torch.cat([support.items, query.items, torch.zeros(1, dtype=torch.int64)]).max())
+    both = torch.isin(support.owners() * width + support.items, query.owners() * width + query.items)
+    if both.any():
+        tasks = torch.unique(support.owners()[both])
+        raise SanityError(
+            f"{int(both.sum())} support examples stand in the query of their own task too, in {len(tasks)} tasks "
+            f"(first: row {int(tasks[0])}); expected none"
+        )
+
+
+def check_oracle(judgements: pl.DataFrame, tolerance: float = 1e-6) -> None:
+    """An oracle that scores by the query itself is perfect by every metric. judgements: those of the oracle."""
+    summary = summarize(judgements, draws=1)
+    for row in summary.drop_nulls("mean").iter_rows(named=True):
+        expected = next((best for name, best in _PERFECT.items() if row["metric"].startswith(name)), None)
+        if expected is not None and abs(row["mean"] - expected) > tolerance:
+            raise SanityError(
+                f"an oracle has {row['metric']} {row['mean']:.6f} at shot {row['shot']}; expected {expected}"
+            )
+
+
+def shuffled_labels(support: Histories, seed: int) -> Histories:
+    """The same tasks with what they observed dealt out anew among all tasks.
+
+    Ratings are shuffled over the rows. Where all values agree (implicit events) the label is the item: items are shuffled.
+    """
+    order = torch.randperm(len(support.items), generator=torch.Generator().manual_seed(seed))
+    if len(order) and bool((support.values == support.values[0]).all()):
+        return support._replace(items=support.items[order])
+    return support._replace(values=support.values[order])
+
+
+def check_shuffled_labels(
+    shuffled: pl.DataFrame, tolerance: float = 0.02, draws: int = 200, seed: int = 0
+) -> None:
+    """Adapted on shuffled labels a learner does no better than at shot 0: otherwise it knows the query from elsewhere.
+
+    shuffled: judgements of a run on ``shuffled_labels``, shot 0 included.
+    tolerance: gain over the prior, relative to it, that is let pass: even shuffled labels tell how the judged users
+    differ on average from those trained on (about 1 % of the error on MovieLens-1M).
+    Raises SanityError also where shot 0 was not judged.
+    """
+    prior = (
+        summarize(shuffled, draws=1).filter(pl.col("shot") == "0").select("learner", "metric", prior="mean")
+    )
+    if len(prior) == 0:
+        raise SanityError("shuffled labels were not judged at shot 0; without the prior nothing can be said")
+    found = against_prior(shuffled, draws, seed).join(prior, on=["learner", "metric"])
+    gained = found.filter(
+        (pl.col("verdict") == "better") & (pl.col("difference").abs() > tolerance * pl.col("prior").abs())
+    )
+    for row in gained.iter_rows(named=True):
+        raise SanityError(
+            f"{row['learner']} gains from shuffled labels: {row['metric']} at shot {row['shot']} differs by "
+            f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] from {row['prior']:.4f} at shot 0"
+        )
+
+
+def check_batch_size(
+    judge: Callable[[int], pl.DataFrame], sizes: Sequence[int], tolerance: float = 1e-4, share: float = 0.001
+) -> None:
+    """Judging in batches of different sizes gives the same judgements.
+
+    judge: batch size -> judgements, in which user and draw name a task; sizes: at least two.
+    share: of the judgements that may differ by more than ``tolerance``,
+    since the last bit of two nearly equal scores may decide a rank.
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"found the batch sizes {list(sizes)}; expected two or more")
+    key = ["learner", "metric", "shot", USER_ID, "draw"]
+    reference = judge(sizes[0]).with_columns(pl.col("value").fill_nan(None))
+    for size in sizes[1:]:
+        other = judge(size).with_columns(pl.col("value").fill_nan(None))
+        pairs = reference.join(other, on=key, how="full", suffix="_other", coalesce=True)
+        far = (pl.col("value") - pl.col("value_other")).abs() > tolerance
+        lost = pl.col("value").is_null() != pl.col("value_other").is_null()
+        differing = pairs.filter(far.fill_null(False) | lost)
+        if len(differing) > share * len(pairs):
+            raise SanityError(
+                f"{len(differing)} of {len(pairs)} judgements change between batches of {sizes[0]} and of {size}, "
+                f"first {differing.row(0, named=True)}"
+            )

@@ -1,0 +1,111 @@
+"""The sanity checks find what they are for, and let honest figures pass."""
+
+import polars as pl
+import pytest
+import torch
+
+from recsys_meta.evaluation.sanity import (
+    SanityError,
+    check_batch_size,
+    check_disjoint,
+    check_oracle,
+    check_shuffled_labels,
+    shuffled_labels,
+)
+from recsys_meta.tables import USER_ID
+from recsys_meta.tensors import Histories
+
+
+def histories(rows: list[list[int]], values: list[float] | None = None) -> Histories:
+    items = [item for row in rows for item in row]
+    return Histories(
+        torch.tensor(items, dtype=torch.int64),
+        torch.ones(len(items)) if values is None else torch.tensor(values),
+        torch.zeros(0, dtype=torch.int64),
+        torch.tensor([0, *(sum(map(len, rows[: n + 1])) for n in range(len(rows)))]),
+    )
+
+
+def judged(metric: str, shots: dict[str, list[float]]) -> pl.DataFrame:
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "learner": "learner",
+                USER_ID: range(len(values)),
+                "draw": 0,
+                "shot": shot,
+                "metric": metric,
+                "value": values,
+            }
+        )
+        for shot, values in shots.items()
+    )
+
+
+def test_an_item_may_stand_in_the_support_of_one_task_and_the_query_of_another() -> None:
+    check_disjoint(histories([[0, 1], [2]]), histories([[2], [0, 1]]))
+    check_disjoint(histories([[]]), histories([[]]))
+
+
+def test_an_item_in_support_and_query_of_one_task_is_found() -> None:
+    with pytest.raises(SanityError, match=r"1 support examples .* in 1 tasks \(first: row 1\)"):
+        check_disjoint(histories([[0, 1], [2, 3]]), histories([[2], [3, 1]]))
+    with pytest.raises(SanityError, match="2 support sets stand against 1 query sets"):
+        check_disjoint(histories([[0], [1]]), histories([[1]]))
+
+
+@pytest.mark.parametrize(
+    ("metric", "perfect", "less"), [("ndcg@10", 1.0, 0.99), ("hit_rate@5", 1.0, 0.9), ("mse", 0.0, 0.1)]
+)
+def test_an_oracle_has_to_be_perfect(metric: str, perfect: float, less: float) -> None:
+    check_oracle(judged(metric, {"0": [perfect, perfect, float("nan")]}))
+    with pytest.raises(SanityError, match="an oracle has"):
+        check_oracle(judged(metric, {"0": [perfect, less]}))
+
+
+def test_shuffled_labels_keep_the_tasks_and_all_that_was_observed() -> None:
+    rated = histories([[0, 1], [2, 3, 4]], [1.0, 2.0, 3.0, 4.0, 5.0])
+    shuffled = shuffled_labels(rated, 0)
+    assert shuffled.items.tolist() == rated.items.tolist()
+    assert shuffled.values.tolist() != rated.values.tolist()
+    assert sorted(shuffled.values.tolist()) == rated.values.tolist()
+    clicks = shuffled_labels(histories([[0, 1], [2, 3, 4]]), 0)
+    assert clicks.items.tolist() != [0, 1, 2, 3, 4]
+    assert sorted(clicks.items.tolist()) == [0, 1, 2, 3, 4]
+    assert clicks.offsets.tolist() == [0, 2, 5]
+
+
+def test_a_gain_from_shuffled_labels_is_a_leak() -> None:
+    noise = torch.rand(50, generator=torch.Generator().manual_seed(0)) / 100
+    prior = (0.8 + noise).tolist()
+    check_shuffled_labels(judged("mae", {"0": prior, "5": [value + 0.2 for value in prior]}))
+    check_shuffled_labels(judged("mae", {"0": prior, "5": [value - 0.01 for value in prior]}))  # within 2 %
+    with pytest.raises(SanityError, match=r"mae at shot 5 differs by -0\.1000"):
+        check_shuffled_labels(judged("mae", {"0": prior, "5": [value - 0.1 for value in prior]}))
+    with pytest.raises(SanityError, match="ndcg@10 at shot 5"):
+        check_shuffled_labels(judged("ndcg@10", {"0": prior, "5": [value + 0.1 for value in prior]}))
+
+
+def test_shuffled_labels_judged_without_their_prior_prove_nothing() -> None:
+    with pytest.raises(SanityError, match="not judged at shot 0"):
+        check_shuffled_labels(judged("mae", {"5": [1.0]}))
+
+
+def test_a_result_that_depends_on_the_batch_size_is_found() -> None:
+    values = [0.5, float("nan"), 0.25]
+    asked: list[int] = []
+
+    def steady(size: int) -> pl.DataFrame:
+        asked.append(size)
+        return judged("mae", {"1": values})
+
+    check_batch_size(steady, (4, 2, 1))
+    assert asked == [4, 2, 1]
+    with pytest.raises(SanityError, match="2 of 3 judgements change between batches of 4 and of 2"):
+        check_batch_size(lambda size: judged("mae", {"1": [size / 4, float("nan"), size / 8]}), (4, 2))
+    with pytest.raises(SanityError, match="1 of 3 judgements change"):
+        check_batch_size(
+            lambda size: judged("mae", {"1": [0.5, 0.5 if size == 4 else float("nan"), 0.5]}), (4, 2)
+        )
+    with pytest.raises(ValueError, match="two or more"):
+        check_batch_size(steady, (4,))
