@@ -1,0 +1,188 @@
+"""From settings to checked tables: what a story reads, and who and what stands in it."""
+
+import hashlib
+from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
+from typing import NamedTuple
+
+import polars as pl
+
+from pipelines.outcomes import NothingToDo
+from pipelines.settings import FeatureSettings, IdTableSettings, NightSettings, SourceSettings, Story
+from recsys_meta import ingest
+from recsys_meta.tables import ITEM_ID, TIMESTAMP, USER_ID, VALUE, Feature
+
+_SLICE = 1_000_000  # rows hashed at once: bounds the memory of a fingerprint
+
+
+class Inputs(NamedTuple):
+    """Checked tables, before the moment of the run."""
+
+    interactions: pl.DataFrame  # all of them: what users consumed
+    events: pl.DataFrame  # those to learn from: the same, or the positive ones with value 1
+    users: pl.DataFrame | None
+    items: pl.DataFrame | None
+    candidates: pl.Series | None  # ids of the items that may be recommended; None: all
+    requested: pl.Series | None  # ids of a table of users to score; None where the settings say who
+    judged: pl.Series | None  # ids of the items of fixed episodes; None where nothing is judged
+    quarantine: pl.DataFrame
+    counts: dict[str, int]
+
+    @property
+    def item_ids(self) -> pl.Series:
+        """Every item that was met or is listed, in order: the rows of the catalogue."""
+        listed = [] if self.items is None else [self.items[ITEM_ID]]
+        return union(
+            self.interactions[ITEM_ID], *listed, *([] if self.candidates is None else [self.candidates])
+        )
+
+    @property
+    def user_ids(self) -> pl.Series:
+        """Every user that did something, is listed or is asked for, in order."""
+        listed = [] if self.users is None else [self.users[USER_ID]]
+        return union(
+            self.interactions[USER_ID], *listed, *([] if self.requested is None else [self.requested])
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 of everything that was read and kept."""
+        digest = hashlib.sha256()
+        for table in (self.interactions, self.users, self.items):
+            digest.update(b"-" if table is None else table_digest(table))
+        for ids in (self.candidates, self.requested):
+            digest.update(b"-" if ids is None else table_digest(ids.to_frame()))
+        return digest.hexdigest()
+
+
+def run_date_of(night: NightSettings) -> date:
+    """The day the run ends: as set, or today, UTC."""
+    return night.run_date or datetime.now(UTC).date()
+
+
+def moment_of(night: NightSettings) -> datetime:
+    """Midnight, UTC, at the end of the day of the run: what a night may know lies before it."""
+    day = run_date_of(night)
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def read_inputs(story: Story, moment: datetime | None) -> Inputs:
+    """Reads and checks every table of a story.
+
+    Raises ingest.InputError on what cannot be used, and NothingToDo where there are no interactions.
+    """
+    given = story.interactions
+    share = story.max_quarantined_share
+    checked = {
+        "interactions": ingest.read_interactions(
+            source_of(given),
+            user_id=given.user_id,
+            item_id=given.item_id,
+            value=given.value,
+            timestamp=given.timestamp,
+            time_unit=given.time_unit,
+            value_range=given.value_range,
+            # The moment itself is the first instant of the next day.
+            moment=None if moment is None else moment - timedelta(microseconds=1),
+            later=given.later,
+            duplicates=given.duplicates,
+            max_quarantined_share=share,
+        )
+    }
+    for name, table, id_name in (("users", story.users, USER_ID), ("items", story.items, ITEM_ID)):
+        if table is not None:
+            checked[name] = ingest.read_features(
+                source_of(table),
+                id_column=table.id,
+                id_name=id_name,
+                categorical=table.categorical,
+                multi=table.multi,
+                numbers=table.numbers,
+                vectors=table.vectors,
+                multi_separator=table.multi_separator,
+                max_quarantined_share=share,
+            )
+    interactions = checked["interactions"].table
+    if interactions.is_empty():
+        raise NothingToDo(f"{given.path}: no interactions before {moment or 'the end'}")
+    events = interactions
+    if given.positive_from is not None:
+        events = interactions.filter(pl.col(VALUE) >= given.positive_from).with_columns(
+            pl.lit(1.0, pl.Float32).alias(VALUE)
+        )
+    users, items = (checked[name].table if name in checked else None for name in ("users", "items"))
+    candidates = requested = None
+    if isinstance(story, NightSettings):
+        candidates = ids_of(story.candidates.table, ITEM_ID)
+        requested = ids_of(story.score, USER_ID) if isinstance(story.score, IdTableSettings) else None
+    return Inputs(
+        interactions,
+        events,
+        same_ids(users, USER_ID, interactions),
+        same_ids(items, ITEM_ID, interactions),
+        None if candidates is None else cast_ids(candidates, interactions),
+        None if requested is None else cast_ids(requested, interactions),
+        None,
+        pl.concat([found.quarantine for found in checked.values()]),
+        {f"{name}_{what}": n for name, found in checked.items() for what, n in found.counts.items()},
+    )
+
+
+def source_of(settings: SourceSettings) -> ingest.Source:
+    """The source that the settings describe."""
+    return ingest.Source(**{name: getattr(settings, name) for name in SourceSettings.model_fields})
+
+
+def declared(settings: FeatureSettings | None) -> tuple[Feature, ...]:
+    """The features that a table is declared to have."""
+    if settings is None:
+        return ()
+    return ingest.declared_features(
+        categorical=settings.categorical,
+        multi=settings.multi,
+        numbers=settings.numbers,
+        vectors=settings.vectors,
+    )
+
+
+def ids_of(table: IdTableSettings | None, name: str) -> pl.Series | None:
+    """The ids listed in a table, each once."""
+    if table is None:
+        return None
+    return ingest.read_ids(source_of(table), id_column=table.id).unique(maintain_order=True).alias(name)
+
+
+def same_ids(table: pl.DataFrame | None, name: str, interactions: pl.DataFrame) -> pl.DataFrame | None:
+    """The table with its ids in the type of the interactions'."""
+    return None if table is None else table.with_columns(cast_ids(table[name], interactions))
+
+
+def cast_ids(ids: pl.Series, interactions: pl.DataFrame) -> pl.Series:
+    """Integer ids in the width of the interactions'. Raises InputError where one side is text and the other is not."""
+    wanted = interactions.schema[ids.name]
+    if ids.dtype == wanted:
+        return ids
+    if ids.dtype.is_integer() and wanted.is_integer():
+        return ids.cast(wanted)
+    raise ingest.InputError(
+        f"{ids.name} is {wanted} in the interactions and {ids.dtype} in another table; expected one type of id"
+    )
+
+
+def union(*ids: pl.Series | None) -> pl.Series:
+    """All ids, each once, ascending."""
+    return pl.concat([some for some in ids if some is not None]).unique().sort()
+
+
+def timed(interactions: pl.DataFrame) -> bool:
+    """Whether time is known."""
+    return TIMESTAMP in interactions.columns
+
+
+def table_digest(table: pl.DataFrame) -> bytes:
+    """sha256 of a table's names, types and rows in their order."""
+    digest = hashlib.sha256(repr(table.schema).encode())
+    for rows in table.iter_slices(_SLICE):
+        buffer = BytesIO()
+        rows.rechunk().write_ipc(buffer)
+        digest.update(buffer.getbuffer())
+    return digest.digest()

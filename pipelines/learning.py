@@ -1,0 +1,280 @@
+"""From events to a fitted learner: meta-trained anew, or found among the bundles of the workspace."""
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import polars as pl
+import torch
+
+from pipelines.inputs import Inputs, declared, table_digest
+from pipelines.outcomes import ConfigError, NothingToDo
+from pipelines.settings import LearnerSettings, NightSettings, Story
+from recsys_meta import __version__, ingest, store
+from recsys_meta.algorithms.base import Learner
+from recsys_meta.episodes import (
+    CatalogueClock,
+    FeatureEncoder,
+    MomentSplits,
+    RandomSplits,
+    group,
+    num_derived,
+    split_users,
+    user_keys,
+)
+from recsys_meta.models.losses import RATING_LOSSES
+from recsys_meta.tables import VALUE
+from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Sizes
+from recsys_meta.training.building import build
+from recsys_meta.training.bundle import Bundle, load_bundle, save_bundle
+from recsys_meta.training.fitting import fit
+
+log = logging.getLogger(__name__)
+
+_MICROSECOND = timedelta(microseconds=1)
+_SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
+_VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
+
+
+class Model(NamedTuple):
+    """A fitted learner and where it comes from."""
+
+    bundle: Bundle
+    version: str
+    reused: bool
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """What was measured on validation users when it was trained."""
+        return dict(self.bundle.meta["metrics"])
+
+
+class Sampler(Protocol):
+    """What draws episodes."""
+
+    def __len__(self) -> int: ...
+    def epoch(self, number: int) -> Iterator[EpisodeBatch]: ...
+
+
+def fit_or_reuse(
+    story: Story,
+    choice: LearnerSettings,
+    inputs: Inputs,
+    training_users: pl.Series,
+    *,
+    workspace: store.Workspace,
+    moment: datetime | None,
+    run_date: date,
+    train_anew: bool = True,
+) -> Model:
+    """The learner of these settings, meta-trained on these users' events.
+
+    The bundle of exactly this learner on exactly this data is used where it exists, and else one of the same
+    settings that is no older than ``training.reuse_for_days``. An interrupted training goes on where it was.
+
+    Raises ingest.InputError where there is nobody to train on, and NothingToDo where a training would be needed but is
+    not wanted (``train_anew``).
+    """
+    events = inputs.events.filter(pl.col("user_id").is_in(training_users.implode()))
+    if events.is_empty():
+        raise ingest.InputError(
+            f"none of the {len(training_users)} users to train on has an event to learn from: lower cold.below, or widen"
+            " the interactions"
+        )
+    recipe = recipe_of(story, choice)
+    data = store.fingerprint(
+        [table_digest(table).hex() for table in (events, inputs.items, inputs.users) if table is not None]
+    )
+    version = f"{choice.class_path.rpartition('.')[2].lower()}-{store.fingerprint([recipe, data, str(moment)])[:12]}"
+    folder = workspace.model(version)
+    if (folder / "bundle").exists():
+        log.info("model %s is fitted already", version)
+        return Model(load_bundle(folder / "bundle"), version, reused=True)
+    recent = newest_bundle(workspace, recipe, run_date, story.training.reuse_for_days)
+    if recent is not None:
+        log.info("model %s is used again", recent.parent.name)
+        return Model(load_bundle(recent), recent.parent.name, reused=True)
+
+    if not train_anew:
+        raise NothingToDo(f"model {version} is not fitted yet; train or adapt with the same settings first")
+    items = inputs.item_ids
+    user_encoder = FeatureEncoder.fit(training_users, inputs.users, declared(story.users), use_ids=False)
+    item_encoder = FeatureEncoder.fit(
+        events["item_id"].unique().sort(),
+        inputs.items,
+        declared(story.items),
+        extra_numbers=num_derived(story.item_windows),
+    )
+    torch.manual_seed(story.seed)
+    learner = build(choice.class_path, choice.init_args, Sizes(user_encoder.sizes, item_encoder.sizes))
+    histories = group(events, training_users, items)
+    users = user_encoder.encode(training_users, inputs.users)
+    clock = clock_of(
+        story, item_encoder.encode(items, inputs.items), group(inputs.events, inputs.user_ids, items)
+    )
+    refuse_constant_values(learner, events)
+    learner.fit_statistics(histories, clock.at(None))
+    metrics: dict[str, float | None] = {}
+    if learner.meta_trained:
+        train, held_out = split_users(training_users, story.training.validation_share, story.seed)
+        sampler = sampler_of(story, learner, histories, users, training_users, clock, train, moment)
+        validation = validation_of(story, learner, histories, users, training_users, clock, held_out, moment)
+        if len(sampler) == 0:
+            raise ingest.InputError(
+                f"no episode can be drawn from the {events.height} events of {len(train)} users to train on"
+                f" (training.split: {story.training.split}; see training.moments and cold.below)"
+            )
+        if not validation:
+            log.warning("no validation users: training does not stop early, see training.validation_share")
+        report = fit(
+            learner,
+            sampler,
+            validation,
+            folder=folder / "training",
+            max_epochs=story.training.max_epochs,
+            outer_lr=story.training.outer_lr,
+            weight_decay=story.training.weight_decay,
+            patience=story.training.patience,
+            seed=story.seed,
+            accelerator=story.training.accelerator,
+            fingerprint=version,
+        )
+        metrics = {
+            "validation_loss": report.best_validation_loss,
+            "prior_validation_loss": report.prior_validation_loss,
+            "epochs": report.epochs,
+            "best_epoch": report.best_epoch,
+        }
+    meta: dict[str, Any] = {
+        "recipe": recipe,
+        "run_date": run_date.isoformat(),
+        "training_users": len(training_users),
+        "training_events": events.height,
+        "metrics": metrics,
+    }
+    save_bundle(
+        folder / "bundle",
+        learner,
+        class_path=choice.class_path,
+        init_args=choice.init_args,
+        user_encoder=user_encoder,
+        item_encoder=item_encoder,
+        meta=meta,
+    )
+    # Read back rather than handed over: what is scored with is what is kept.
+    return Model(load_bundle(folder / "bundle"), version, reused=False)
+
+
+def refuse_constant_values(learner: Learner, events: pl.DataFrame) -> None:
+    """Raises ConfigError where a learner is to predict values that are all the same: events are ranked, not rated."""
+    loss = getattr(learner, "loss", None)
+    if loss in RATING_LOSSES and events[VALUE].n_unique() == 1:
+        raise ConfigError(
+            [
+                f"learner.init_args.loss: {loss} predicts values, but those of all {events.height} events are"
+                f" {events[VALUE][0]:g}; expected softmax, sampled_softmax, bpr or logistic for events, or interactions.value"
+            ]
+        )
+
+
+def recipe_of(story: Story, choice: LearnerSettings) -> str:
+    """The fingerprint of everything but the data that the weights depend on."""
+    training = story.training.model_dump(mode="json", exclude={"reuse_for_days", "accelerator"})
+    features = [[list(feature) for feature in declared(table)] for table in (story.users, story.items)]
+    windows = story.model_dump(mode="json", include={"seed", "popularity_window", "item_windows"})
+    return store.fingerprint([__version__, choice.model_dump(mode="json"), training, features, windows])
+
+
+def newest_bundle(workspace: store.Workspace, recipe: str, run_date: date, days: int) -> Path | None:
+    """The newest bundle of this recipe that was trained on one of the last days, or None."""
+    found = []
+    for description in sorted(workspace.root.glob("models/*/bundle/bundle.json")):
+        meta = json.loads(description.read_text()).get("meta", {})
+        if (
+            meta.get("recipe") == recipe
+            and 0 < (run_date - date.fromisoformat(meta["run_date"])).days <= days
+        ):
+            found.append((meta["run_date"], description.parent))
+    return max(found)[1] if found else None
+
+
+def clock_of(
+    story: Story, items: Features, known: Histories, eligible: torch.Tensor | None = None
+) -> CatalogueClock:
+    """The catalogue of any moment, as of all events known."""
+    return CatalogueClock(
+        items,
+        known.items,
+        known.times,
+        windows=story.item_windows,
+        popularity_window=story.popularity_window,
+        candidate_window=story.candidates.seen_within if isinstance(story, NightSettings) else None,
+        eligible=eligible,
+    )
+
+
+def sampler_of(
+    story: Story,
+    learner: Learner,
+    histories: Histories,
+    users: Features,
+    user_ids: pl.Series,
+    clock: CatalogueClock,
+    rows: torch.Tensor,
+    moment: datetime | None,
+) -> Sampler:
+    """What draws the episodes of these users, as ``training`` says."""
+    training = story.training
+    mine, theirs, keys = histories.take(rows), users.take(rows), user_keys(user_ids)[rows]
+    drawn: dict[str, Any] = {
+        "query_size": training.query_size,
+        "max_support": training.max_support,
+        "batch_size": training.batch_size,
+        "seed": story.seed,
+        "whole_catalogue": learner.whole_catalogue,
+        "negatives": learner.negatives,
+        "keys": keys,
+    }
+    if training.split == "moment":
+        if moment is None:
+            raise ValueError("episodes around moments need the moment of the run")
+        every, over, horizon = training.moments.every, training.moments.over, training.moments.horizon
+        drawn["shots"] = training.shots
+        last = moment - horizon
+        moments = [last - n * every for n in range(over // every + 1)]
+        return MomentSplits(
+            mine,
+            theirs,
+            clock,
+            moments=sorted(map(microseconds, moments)),
+            horizon=horizon,
+            history_below=story.cold.below - 1 if isinstance(story, NightSettings) else None,
+            **drawn,
+        )
+    return RandomSplits(
+        mine,
+        theirs,
+        clock.at(None),
+        shots=training.shots or _SHOTS,
+        by_time=training.split == "time",
+        min_query=1,
+        **drawn,
+    )
+
+
+def validation_of(*arguments: Any) -> list[EpisodeBatch]:
+    """The fixed episodes of held-out users; arguments as of ``sampler_of``."""
+    return list(sampler_of(*arguments).epoch(_VALIDATION_EPOCH))
+
+
+def microseconds(instant: datetime) -> int:
+    """Microseconds since 1970 UTC."""
+    return (instant - datetime(1970, 1, 1, tzinfo=instant.tzinfo)) // _MICROSECOND
+
+
+def catalogue_at(clock: CatalogueClock, moment: datetime | None) -> Catalogue:
+    """The catalogue of the moment, or of everything where time is unknown."""
+    return clock.at(None if moment is None or not clock.timed else microseconds(moment))

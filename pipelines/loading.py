@@ -1,0 +1,423 @@
+"""Settings from YAML files, the environment and the command line: merged, validated, every error told with its place.
+
+jsonargparse stops at the first error and knows no line of it, so this reads YAML nodes itself (each keeps its mark),
+merges them, and leaves types and defaults to pydantic.
+"""
+
+import difflib
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from pipelines.outcomes import ConfigError
+from pipelines.settings import Located, Settings, duration_text
+
+ENVIRONMENT_PREFIX = "RECSYS_META__"
+
+S = TypeVar("S", bound=Settings)
+Loc = tuple[int | str, ...]
+
+# YAML 1.2's core schema. PyYAML's own (1.1) reads the column `no` as False, the id 007 as 7 and 1e-3 as a text.
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value of a config and where it was written."""
+
+    content: "bool | int | float | str | list[Node] | dict[str, Node] | None"
+    place: str
+
+    def plain(self) -> Any:
+        """The value alone."""
+        if isinstance(self.content, dict):
+            return {key: child.plain() for key, child in self.content.items()}
+        if isinstance(self.content, list):
+            return [child.plain() for child in self.content]
+        return self.content
+
+    def at(self, loc: Loc) -> tuple["Node", Loc]:
+        """The node that a pydantic location leads to, as far as something is written there, and that far location."""
+        node = self
+        walked: Loc = ()
+        for part in loc:
+            if isinstance(node.content, dict) and part in node.content:
+                node = node.content[str(part)]
+            elif isinstance(node.content, list) and isinstance(part, int):
+                node = node.content[part]
+            else:  # a key that is not written, or pydantic's name for a member of a union
+                continue
+            walked = (*walked, part)
+        return node, walked
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[S]):
+    """Settings, and what a run stores of them."""
+
+    settings: S
+    tree: Node
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """All settings, defaults included, in what JSON knows; loading them again gives the same settings."""
+        return self.settings.model_dump(mode="json")
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal exactly when the settings are, whatever the day, and wherever workspace and data lie.
+
+        What the data are is not for the settings to say: a run takes the fingerprint of what it read.
+        """
+        # Brings DuckDB and polars, which --help and --print_config do without.
+        from recsys_meta.store import fingerprint
+
+        return fingerprint(
+            _unplaced({key: value for key, value in self.resolved.items() if key not in self.settings.PLACE})
+        )
+
+    def place(self, loc: Loc) -> str:
+        """Where the setting at this location was written, as "file:line: dotted.key: "."""
+        node, _ = self.tree.at(loc)
+        return _prefix(node.place, loc)
+
+
+def _unplaced(setting: object) -> object:
+    """The same settings without the paths of sources."""
+    if not isinstance(setting, Mapping):
+        return setting
+    return {key: _unplaced(value) for key, value in setting.items() if key != "path"}
+
+
+def load(
+    model: type[S],
+    configs: Sequence[Path],
+    overrides: Sequence[tuple[str, str]] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Loaded[S]:
+    """The settings that these files give, the later over the earlier, the environment over files, overrides over all.
+
+    Mappings merge key by key; anything else replaces. Another ``class_path`` replaces its ``init_args`` too. Paths are
+    relative to the file that names them; those of overrides and of the environment to the current folder.
+
+    Args:
+        model: the settings wanted.
+        configs: YAML files.
+        overrides: (dotted key, value as YAML), as the command line gives them.
+        environment: variables, of which those named RECSYS_META__dotted__key count.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    problems: list[str] = []
+    tree = Node({}, str(configs[0]) if configs else "command line")
+    for config in configs:
+        overlay = _read_file(config, problems)
+        tree = _merged(tree, overlay) if overlay else tree
+    for name, text in sorted((environment or {}).items()):
+        if name.upper().startswith(ENVIRONMENT_PREFIX):
+            key = name[len(ENVIRONMENT_PREFIX) :].replace("__", ".")
+            overlay = _read_override(
+                key.lower() if name.isupper() else key, text, f"environment {name}", problems
+            )
+            tree = _merged(tree, overlay) if overlay else tree
+    for key, text in overrides:
+        overlay = _read_override(key, text, "command line", problems)
+        tree = _merged(tree, overlay) if overlay else tree
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return Loaded(model.model_validate(tree.plain()), tree)
+    except ValidationError as error:
+        raise ConfigError(list(_explained(error, tree, model))) from None
+
+
+def as_yaml(settings: BaseModel, *, comments: bool = False) -> str:
+    """All settings as a config, defaults included; with comments every key under its description."""
+    plain = settings.model_dump(mode="json")
+    text = ""
+    for name, field in type(settings).model_fields.items():
+        if comments and field.description:
+            text += f"# {field.description}\n"
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            text += f"{name}:\n" + textwrap.indent(as_yaml(value, comments=comments), "  ")
+        else:
+            text += f"{name}: {_flow(plain[name])}\n"
+    return text
+
+
+def described(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting as (dotted key, description and default)."""
+    for name, field in model.model_fields.items():
+        parts = list(_models(field.annotation))
+        if parts:
+            yield prefix + name, field.description or ""
+            seen = set()
+            for part in parts:
+                for key, text in described(part, f"{prefix}{name}."):
+                    if key not in seen:
+                        seen.add(key)
+                        yield key, text
+        else:
+            default = "" if field.is_required() else f" [{_default_text(field.default)}]"
+            yield prefix + name, f"{field.description or ''}{default}"
+
+
+def suggestion(found: str, known: Sequence[str]) -> str:
+    """ "did you mean ..?", or else what there is."""
+    near = difflib.get_close_matches(found, known, n=2, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"expected one of {', '.join(known)}" if known else "expected nothing here"
+
+
+def _flow(value: object) -> str:
+    """A value as YAML on one line."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000
+    )
+    return str(text).removesuffix("...\n").rstrip()
+
+
+def _default_text(default: object) -> str:
+    if isinstance(default, timedelta):
+        return duration_text(default)
+    if isinstance(default, tuple):
+        return ", ".join(map(_default_text, default)) or "none"
+    return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+class _Reader(yaml.SafeLoader):
+    """Composes nodes only: nothing is ever constructed, and no value stands for more than what is written there."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own way; filled below)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, "aliases are not read; expected the value itself", mark
+            )
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that either YAML would read as something else."""
+
+
+for _name, _pattern, _first in _SCALARS:
+    for _class in (_Reader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def _read_file(config: Path, problems: list[str]) -> Node | None:
+    """The values of one file; what is wrong with it goes to ``problems``."""
+    try:
+        text = config.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        beside = sorted(str(config.with_name(file.name)) for file in config.parent.glob("*.y*ml"))
+        problems.append(f"{config}: there is no such file; {suggestion(str(config), beside)}")
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{config}: cannot be read ({error}); expected a YAML file in UTF-8")
+        return None
+    node = _composed(text, lambda line: f"{config}:{line}", config.parent, problems)
+    if node is None or isinstance(node.content, dict):
+        return node and Node(node.content, str(config))
+    if node.content is not None:  # an empty file says nothing, and may
+        problems.append(f"{node.place}: expected settings as key: value{_found(node)}")
+    return None
+
+
+def _read_override(key: str, text: str, place: str, problems: list[str]) -> Node | None:
+    """The mapping in which only this dotted key is set."""
+    node = _composed(text, lambda _: place, Path(), problems)
+    parts = key.split(".")
+    if not all(parts):
+        problems.append(f"{place}: {key!r} is no setting; expected names joined by dots")
+        return None
+    for part in reversed(parts):
+        node = node and Node({part: node}, place)
+    return node
+
+
+def _composed(text: str, place: Callable[[int], str], folder: Path, problems: list[str]) -> Node | None:
+    """YAML text as nodes; None, and an entry in ``problems``, where it is none."""
+    try:
+        written = yaml.compose(text, Loader=_Reader)
+        return Node(None, place(1)) if written is None else _node(written, place, folder, problems)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problems.append(
+            f"{place(mark.line + 1 if mark else 1)}: {' '.join(filter(None, (error.context, error.problem)))}"
+        )
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        problems.append(f"{place(1)}: {' '.join(str(error).split())}")
+    except RecursionError:
+        problems.append(f"{place(1)}: nested too deeply to be settings")
+    return None
+
+
+def _node(written: yaml.Node, place: Callable[[int], str], folder: Path, problems: list[str]) -> Node:
+    here = place(written.start_mark.line + 1)
+    if isinstance(written, yaml.MappingNode) and written.tag == _TAG + "map":
+        children: dict[str, Node] = {}
+        for key, value in written.value:
+            line = place(key.start_mark.line + 1)
+            if not isinstance(key, yaml.ScalarNode):
+                problems.append(f"{line}: found a {key.id} as a key; expected a name")
+            elif key.value in children:
+                problems.append(f"{line}: {key.value} is set twice, first at {children[key.value].place}")
+            else:
+                children[key.value] = Node(_node(value, place, folder, problems).content, line)
+        return Node(children, here)
+    if isinstance(written, yaml.SequenceNode) and written.tag == _TAG + "seq":
+        return Node([_node(value, place, folder, problems) for value in written.value], here)
+    if isinstance(written, yaml.ScalarNode) and written.tag.removeprefix(_TAG) in (
+        "str",
+        "null",
+        "bool",
+        "int",
+        "float",
+    ):
+        try:
+            return Node(_scalar(written, folder), here)
+        except ValueError as error:
+            problems.append(f"{here}: {error}")
+            return Node(None, here)
+    problems.append(f"{here}: the tag {written.tag} is not read; expected a plain value")
+    return Node(None, here)
+
+
+def _scalar(written: yaml.ScalarNode, folder: Path) -> bool | int | float | str | None:
+    text: str = written.value
+    match written.tag.removeprefix(_TAG):
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int":
+            return int(text, 0)
+        case "float":
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return Located(text, folder)
+
+
+def _merged(base: Node, overlay: Node) -> Node:
+    """The overlay over the base: mappings key by key, anything else whole."""
+    if not isinstance(overlay.content, dict):
+        return overlay
+    content = base.content
+    if isinstance(content, str) and "init_args" in overlay.content:  # a class path alone is short for this
+        content = {"class_path": base}
+    if not isinstance(content, dict):
+        return overlay
+    merged = dict(content)
+    before, after = merged.get("class_path"), overlay.content.get("class_path")
+    if before and after and before.content != after.content:
+        merged.pop("init_args", None)  # they were another class's
+    for key, value in overlay.content.items():
+        merged[key] = _merged(merged[key], value) if key in merged else value
+    return Node(merged, base.place)
+
+
+# Explaining ---------------------------------------------------------------------------------------------------------
+
+
+def _explained(error: ValidationError, tree: Node, model: type[BaseModel]) -> Iterator[str]:
+    """One line per setting at fault: its place, what was expected, what was found."""
+    faults: dict[str, tuple[list[str], str]] = {}
+    for fault in error.errors(include_url=False):
+        node, loc = tree.at(fault["loc"])
+        kind, found = fault["type"], ""
+        if kind == "missing":
+            loc = (*loc, fault["loc"][-1])
+            expectation = f"is missing; expected {_description(model, loc)}"
+        elif kind == "extra_forbidden":
+            known = sorted(_keys_at(model, loc[:-1]))
+            expectation = f"unknown key; {suggestion(str(loc[-1]), known)}"
+        elif kind in ("model_type", "model_attributes_type", "dict_type"):
+            expectation, found = "expected keys and values", _found(node)
+        elif kind in ("union_tag_invalid", "union_tag_not_found"):  # the key that tells which model is meant
+            missing = "is missing; " if kind == "union_tag_not_found" else ""
+            node, _ = tree.at((*loc, "kind"))
+            loc = (*loc, "kind")
+            expectation = f"{missing}expected {_description(model, loc)}"
+            found = "" if missing else _found(node)
+        else:
+            expectation = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+            expectation = expectation.replace("a valid tuple", "a list")
+            found = "" if kind == "value_error" and isinstance(node.content, dict) else _found(node)
+        expectations, _ = faults.setdefault(_prefix(node.place, loc), ([], found))
+        if expectation not in expectations:
+            expectations.append(expectation)
+    for prefix, (expectations, found) in faults.items():
+        yield prefix + " or ".join(expectations) + found
+
+
+def _prefix(place: str, loc: Loc) -> str:
+    key = ".".join(map(str, loc))
+    return f"{place}: {key}: " if key else f"{place}: "
+
+
+def _found(node: Node) -> str:
+    if isinstance(node.content, dict):
+        return "; found keys and values"
+    if isinstance(node.content, list):
+        return "; found a list"
+    return f"; found {'null' if node.content is None else repr(node.content)}"
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that a field may hold, within unions, tuples and annotations."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _fields_at(model: type[BaseModel], loc: Loc) -> list[dict[str, FieldInfo]]:
+    """The fields of every model that may stand at this location."""
+    models = [model]
+    for part in loc:
+        if isinstance(part, str):
+            models = [
+                deeper
+                for one in models
+                if part in one.model_fields
+                for deeper in _models(one.model_fields[part].annotation)
+            ]
+    return [one.model_fields for one in models]
+
+
+def _keys_at(model: type[BaseModel], loc: Loc) -> set[str]:
+    return {name for fields in _fields_at(model, loc) for name in fields}
+
+
+def _description(model: type[BaseModel], loc: Loc) -> str:
+    for fields in _fields_at(model, loc[:-1]):
+        if str(loc[-1]) in fields:
+            return fields[str(loc[-1])].description or "a value"
+    return "a value"

@@ -1,0 +1,383 @@
+"""The night: yesterday's interactions in, one published set of scores out."""
+
+import logging
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import polars as pl
+import torch
+
+from pipelines.inputs import Inputs, moment_of, read_inputs, run_date_of, timed
+from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
+from pipelines.outcomes import NothingToDo
+from pipelines.progress import peak_memory, progress
+from pipelines.settings import NightSettings
+from recsys_meta import store
+from recsys_meta.adaptation.frames import Frames, to_frames
+from recsys_meta.adaptation.recommend import REASONS, Recommended, recommend
+from recsys_meta.episodes import Negatives, group, rows_of, user_keys
+from recsys_meta.tables import ITEM_ID, SOURCES, USER_ID
+from recsys_meta.tensors import Examples, Ragged
+
+log = logging.getLogger(__name__)
+
+Summary = dict[str, Any]
+
+_NO_CANDIDATE = REASONS[-1]
+
+
+def nightly(night: NightSettings, fingerprint: str) -> Summary:
+    """The whole story. ``fingerprint``: of the settings, without the workspace and the date."""
+    run = Run(night, fingerprint)
+    with run.workspace.lock(run.run_id):
+        inputs = run.read()
+        who = decide_users(night, inputs)
+        model = run.fit(inputs, who)
+        run.adapt(inputs, who, model)
+        published = run.publish(inputs, who, model)
+    print(excerpt(run, inputs, who))
+    return run.summary("published", inputs, who, model, published)
+
+
+def validate(night: NightSettings, fingerprint: str) -> Summary:
+    """Reads and checks, and says who would be trained on and who scored."""
+    run = Run(night, fingerprint)
+    inputs = run.read()
+    return run.summary("valid", inputs, decide_users(night, inputs))
+
+
+def train(night: NightSettings, fingerprint: str) -> Summary:
+    """Up to the bundle."""
+    run = Run(night, fingerprint)
+    with run.workspace.lock(run.run_id):
+        inputs = run.read()
+        who = decide_users(night, inputs)
+        model = run.fit(inputs, who)
+    return run.summary("trained", inputs, who, model)
+
+
+def adapt(night: NightSettings, fingerprint: str) -> Summary:
+    """Up to the finished parts; nothing is published."""
+    run = Run(night, fingerprint)
+    with run.workspace.lock(run.run_id):
+        inputs = run.read()
+        who = decide_users(night, inputs)
+        model = run.fit(inputs, who)
+        run.adapt(inputs, who, model)
+    return run.summary("adapted", inputs, who, model)
+
+
+def publish(night: NightSettings, fingerprint: str) -> Summary:
+    """Publishes what ``adapt`` has finished. Raises NothingToDo where it has not."""
+    run = Run(night, fingerprint)
+    with run.workspace.lock(run.run_id):
+        inputs = run.read()
+        who = decide_users(night, inputs)
+        model = run.fit(inputs, who, train_anew=False)
+        left = run.unfinished(inputs, who, model)
+        if left:
+            raise NothingToDo(
+                f"run {run.run_id}: {len(left)} of {len(run.shards(who))} parts are not adapted yet;"
+                " adapt with the same settings first"
+            )
+        published = run.publish(inputs, who, model)
+    return run.summary("published", inputs, who, model, published)
+
+
+class Who(NamedTuple):
+    """Who takes which part in a night."""
+
+    user_ids: pl.Series  # everybody, in order: rows of histories
+    training: pl.Series  # ids of the warm users: meta-trained on
+    requested: pl.Series  # ids of those who get scores, in order
+
+
+def decide_users(night: NightSettings, inputs: Inputs) -> Who:
+    """Cold users have fewer than ``cold.below`` interactions; whoever is not asked for and not cold is trained on.
+
+    With ``score: all``, warm users are both trained on and scored.
+    Raises NothingToDo where nobody is to be scored.
+    """
+    user_ids = inputs.user_ids
+    lengths = (
+        pl.DataFrame({USER_ID: user_ids})
+        .join(inputs.interactions.group_by(USER_ID).len("n"), on=USER_ID, how="left", maintain_order="left")[
+            "n"
+        ]
+        .fill_null(0)
+    )
+    cold = user_ids.filter(lengths < night.cold.below)
+    warm = user_ids.filter(lengths >= night.cold.below)
+    if inputs.requested is not None:
+        requested = inputs.requested.sort()
+        warm = warm.filter(~warm.is_in(requested.implode()))
+    else:
+        requested = user_ids if night.score == "all" else cold
+    if requested.is_empty():
+        raise NothingToDo(f"none of {len(user_ids)} users is to be scored (score: {night.score})")
+    return Who(user_ids, warm, requested)
+
+
+class Run:
+    """One execution: where its things lie, and how long its steps took."""
+
+    def __init__(self, night: NightSettings, fingerprint: str) -> None:
+        self.night = night
+        self.config_fingerprint = fingerprint
+        self.run_date = run_date_of(night)
+        self.started_at = datetime.now(UTC)
+        self.run_id = (
+            f"{self.run_date}-{night.learner.class_path.rpartition('.')[2].lower()}-{fingerprint[:8]}"
+        )
+        self.workspace = store.Workspace(night.workspace)
+        self.seconds: dict[str, float] = {}
+        self.moment: datetime | None = None  # None where time is unknown
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Says that a step begins, and how long it took."""
+        log.info("%s ...", name)
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)
+        log.info("%s took %.1f s", name, self.seconds[name])
+
+    def read(self) -> Inputs:
+        """The tables of the night."""
+        with self.step("read"):
+            moment = moment_of(self.night)
+            inputs = read_inputs(self.night, moment)
+            self.moment = moment if timed(inputs.interactions) else None
+            log.info("%s", ", ".join(f"{name} {count:,}" for name, count in inputs.counts.items() if count))
+            return inputs
+
+    def fit(self, inputs: Inputs, who: Who, *, train_anew: bool = True) -> Model:
+        """The learner of the night."""
+        with self.step("train"):
+            return fit_or_reuse(
+                self.night,
+                self.night.learner,
+                inputs,
+                who.training,
+                workspace=self.workspace,
+                moment=self.moment,
+                run_date=self.run_date,
+                train_anew=train_anew,
+            )
+
+    def fingerprint(self, inputs: Inputs, model: Model) -> str:
+        """Of everything the rows depend on."""
+        return store.fingerprint([self.config_fingerprint, inputs.fingerprint(), model.bundle.fingerprint])
+
+    def shards(self, who: Who) -> list[pl.Series]:
+        """The requested users in parts that a killed run does not repeat."""
+        size = self.night.adaptation.shard_size
+        return [who.requested.slice(start, size) for start in range(0, len(who.requested), size)]
+
+    def unfinished(self, inputs: Inputs, who: Who, model: Model) -> list[int]:
+        """The numbers of the parts that are still to be made."""
+        run = self.workspace.run(self.run_id)
+        run.begin(self.fingerprint(inputs, model))
+        return [number for number in range(len(self.shards(who))) if not run.finished(number)]
+
+    def adapt(self, inputs: Inputs, who: Who, model: Model) -> None:
+        """Adapts every requested user and writes the rows in parts."""
+        with self.step("adapt"):
+            run = self.workspace.run(self.run_id)
+            left = self.unfinished(inputs, who, model)
+            if not left:
+                return
+            settings, bundle = self.night.adaptation, model.bundle
+            items = inputs.item_ids
+            histories = group(inputs.events, who.user_ids, items)
+            consumed = group(inputs.interactions, who.user_ids, items)
+            users = bundle.user_encoder.encode(who.user_ids, inputs.users)
+            eligible = None
+            if inputs.candidates is not None:
+                eligible = items.is_in(inputs.candidates.implode()).to_torch()
+            clock = clock_of(self.night, bundle.item_encoder.encode(items, inputs.items), histories, eligible)
+            catalogue = catalogue_at(clock, self.moment)
+            negatives, keys = Negatives(catalogue, seed=self.night.seed), user_keys(who.user_ids)
+
+            def with_negatives(support: Examples, rows: torch.Tensor) -> Examples:
+                if not bundle.learner.negatives:
+                    return support
+                known = Ragged(histories.items, histories.offsets).take(rows)
+                return negatives.append(support, keys[rows], known, bundle.learner.negatives, stream=0)
+
+            shards = self.shards(who)
+
+            def batches_of(rows: torch.Tensor) -> Iterator[Recommended]:
+                return recommend(
+                    bundle.learner,
+                    histories,
+                    users,
+                    catalogue,
+                    rows=rows,
+                    consumed=consumed if self.night.exclude_consumed else None,
+                    top_k=self.night.top_k,
+                    batch_size=settings.batch_size,
+                    tile_size=settings.tile_size,
+                    newest=settings.newest,
+                    prepare=with_negatives,
+                    vectors=self.night.publish.vectors,
+                    seed=self.night.seed,
+                    device=device_of(self.night.training.accelerator),
+                )
+
+            def work() -> Iterator[int]:
+                for number in left:
+                    rows = rows_of(shards[number], who.user_ids).cast(pl.Int64).to_torch()
+                    frames = []
+                    for batch in batches_of(rows):
+                        frames.append(
+                            to_frames(
+                                batch,
+                                who.user_ids,
+                                items,
+                                run_id=self.run_id,
+                                model_version=model.version,
+                                generated_at=self.started_at,
+                            )
+                        )
+                        yield len(batch.rows)
+                    for table, parts in zip(Frames._fields, zip(*frames, strict=True), strict=True):
+                        if parts[0] is not None:
+                            run.write_part(table, number, pl.concat(parts))
+                    run.finish_shard(number, {"users": len(rows)})
+
+            total = sum(len(shards[number]) for number in left)
+            for _ in progress(work(), what="users adapted", total=total, size=lambda users: users):
+                pass
+
+    def publish(self, inputs: Inputs, who: Who, model: Model) -> store.Published:
+        """Builds, validates and puts in force."""
+        with self.step("publish"):
+            run = self.workspace.run(self.run_id)
+            self.refuse_a_fall_of_rows(run.scan("scores").select(pl.len()).collect().item())
+            finished_at = datetime.now(UTC)
+            record = store.RunRecord(
+                run_id=self.run_id,
+                run_date=self.run_date,
+                status="published",
+                started_at=self.started_at,
+                finished_at=finished_at,
+                model_version=model.version,
+                model_fingerprint=model.bundle.fingerprint,
+                config_fingerprint=self.config_fingerprint,
+                data_fingerprint=inputs.fingerprint(),
+                seed=self.night.seed,
+                versions=versions(),
+                counts=inputs.counts | counts_of(who),
+                metrics=model.metrics,
+                seconds=self.seconds,
+                expires_at=finished_at + timedelta(days=self.night.publish.expires_after_days),
+            )
+            return store.publish(
+                self.workspace,
+                run,
+                run_record=record,
+                quarantine=inputs.quarantine,
+                requested=who.requested,
+                top_k=self.night.top_k,
+                keep=self.night.publish.keep,
+                parquet=self.night.publish.parquet,
+                reasons_without_scores=(_NO_CANDIDATE,) if _NO_CANDIDATE else (),
+                cold_below=self.night.cold.below,
+            )
+
+    def refuse_a_fall_of_rows(self, rows: int) -> None:
+        """Raises PublishRefused where no rows were made, or far fewer than by the last other run of this workspace."""
+        if rows == 0:
+            raise store.PublishRefused(
+                self.run_id, {"rows, so no user has a candidate left (see candidates and interactions)": 0}
+            )
+        last = next((m for m in self.workspace.manifests() if m.record["run_id"] != self.run_id), None)
+        allowed = self.night.publish.max_row_drop
+        if last is not None and rows < (1 - allowed) * last.rows["scores"]:
+            raise store.PublishRefused(
+                self.run_id,
+                {
+                    f"rows missing against run {last.record['run_id']}, more than publish.max_row_drop {allowed:.0%}": last.rows[
+                        "scores"
+                    ]
+                    - rows
+                },
+            )
+
+    def summary(
+        self,
+        status: str,
+        inputs: Inputs,
+        who: Who,
+        model: Model | None = None,
+        published: store.Published | None = None,
+    ) -> Summary:
+        """What is printed as one JSON object."""
+        summary: Summary = {"run_id": self.run_id, "status": status, **counts_of(who)}
+        if model is not None:
+            summary |= {"model_version": model.version, "model_reused": model.reused}
+        if status in ("adapted", "published"):
+            summary |= self.sources()
+        if published is not None:
+            summary |= {
+                "rows_published": published.rows,
+                "scores_path": str(self.workspace.pointer),
+                "sha256": published.sha256,
+            }
+        summary["quarantined"] = inputs.quarantine.height
+        summary["metrics"] = {} if model is None else model.metrics
+        summary["seconds"] = self.seconds | {"total": round(sum(self.seconds.values()), 3)}
+        summary["peak_memory_mib"] = peak_memory() // 2**20
+        return summary
+
+    def sources(self) -> Mapping[str, int]:
+        """How many users were served from where."""
+        status = self.workspace.run(self.run_id).scan("user_status")
+        found = dict(status.group_by("source").len().collect().iter_rows())
+        return {f"users_{source}": found.get(source, 0) for source in SOURCES}
+
+
+def excerpt(run: Run, inputs: Inputs, who: Who, users: int = 3, items: int = 3) -> str:
+    """What a reader of the published file sees: the top of a few lists, those with most support first."""
+    status = (
+        run.workspace.run(run.run_id).scan("user_status").sort("n_support", USER_ID, descending=[True, False])
+    )
+    some = status.select(USER_ID).head(users).collect()[USER_ID]
+    rows = store.read_scores(run.workspace.pointer, some).filter(pl.col("rank") <= items)
+    columns = [USER_ID, "rank", ITEM_ID, "score", "source", "n_support"]
+    with pl.Config(
+        tbl_rows=users * items,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_formatting="ASCII_MARKDOWN",
+    ):
+        table = str(rows.sort("n_support", USER_ID, "rank", descending=[True, False, False]).select(columns))
+    return f"{table}\nThe top of {users} of {len(who.requested)} lists in {run.workspace.pointer}\n"
+
+
+def counts_of(who: Who) -> dict[str, int]:
+    """Users by the part they take."""
+    return {
+        "users_known": len(who.user_ids),
+        "users_trained_on": len(who.training),
+        "users_requested": len(who.requested),
+    }
+
+
+def device_of(accelerator: str) -> str:
+    """The torch device of a Lightning accelerator."""
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return "cuda"
+    return "mps" if accelerator == "mps" else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """What ran."""
+    packages = ("recsys-meta", "torch", "lightning", "polars", "duckdb")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

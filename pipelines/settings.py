@@ -1,0 +1,490 @@
+"""What can be set: one model per story, every field with its type, its default and a sentence saying what it does."""
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
+
+DATASETS_VARIABLE = "RECSYS_META_DATASETS"
+_SHARED_DATASETS = "/shared/datasets"
+
+_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([wdhms])")
+
+
+class Located(str):
+    """A text of a config that remembers the folder of the file it stands in: a path there is relative to that folder."""
+
+    folder: Path
+
+    def __new__(cls, text: str, folder: Path) -> Self:
+        located = super().__new__(cls, text)
+        located.folder = folder
+        return located
+
+
+def _path(found: object) -> object:
+    """Resolves against the folder of the config; shared data sets may live elsewhere (RECSYS_META_DATASETS)."""
+    if not isinstance(found, str | Path):
+        return found
+    if not str(found):
+        raise ValueError("expected a path")
+    folder = found.folder if isinstance(found, Located) else Path()
+    # Not Path.resolve: a link (the pointer to the newest run, say) stays a link.
+    path = os.path.abspath(folder / Path(found).expanduser())  # noqa: PTH100
+    elsewhere = os.environ.get(DATASETS_VARIABLE)
+    before, shared, rest = f"{path}/".partition(f"{_SHARED_DATASETS}/")
+    if elsewhere and shared and before:
+        return Path(os.path.abspath(Path(elsewhere).expanduser() / rest))  # noqa: PTH100
+    return Path(path)
+
+
+def _duration(found: object) -> object:
+    """ "1d12h" as a timedelta."""
+    if isinstance(found, timedelta):
+        return found
+    parts = _DURATION.findall(found) if isinstance(found, str) else []
+    if not parts or _DURATION.sub("", str(found)).strip():
+        raise ValueError("expected a number with its unit, such as 30m, 24h, 2d or 1d12h (w, d, h, m, s)")
+    amount = timedelta()
+    for number, unit in parts:
+        amount += timedelta(**{_UNITS[unit]: float(number)})
+    if not amount:
+        raise ValueError("expected a duration longer than nothing")
+    return amount
+
+
+def duration_text(duration: timedelta) -> str:
+    """A duration as configs write it: 1 day and 12 hours as "1d12h"."""
+    seconds = duration.total_seconds()
+    text = ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        count, seconds = divmod(seconds, size)
+        text += f"{count:.0f}{unit}" if count else ""
+    return text + (f"{seconds:g}s" if seconds or not text else "")
+
+
+def _plain(found: object) -> object:
+    """Free values (a learner's arguments) without the memory of where they were written."""
+    if isinstance(found, Located):
+        return str(found)
+    if isinstance(found, Mapping):
+        return {_plain(key): _plain(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_plain(value) for value in found]
+    return found
+
+
+def _class_spec(found: object) -> object:
+    """The short form: the dotted path alone."""
+    return {"class_path": found} if isinstance(found, str) else found
+
+
+FilePath = Annotated[Path, BeforeValidator(_path)]
+Duration = Annotated[
+    timedelta, BeforeValidator(_duration), PlainSerializer(duration_text, return_type=str, when_used="json")
+]
+Arguments = Annotated[dict[str, Any], BeforeValidator(_plain)]
+Share = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
+OpenShare = Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)]
+TimeUnit = Literal["s", "ms", "us", "iso", "auto"]
+
+
+class Settings(BaseModel):
+    """Base of all: an unknown key is an error, and nothing changes after loading."""
+
+    PLACE: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # settings that say when and where a run is, not what it gives
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassSettings(Settings):
+    """A class and the arguments it is constructed with."""
+
+    class_path: str = Field(description="dotted path of the class, e.g. recsys_meta.algorithms.maml.MAML")
+    init_args: Arguments = Field(
+        default={}, description="arguments of the class, checked against its signature"
+    )
+
+
+class LearnerSettings(ClassSettings):
+    """The learner of a night."""
+
+    class_path: str = Field(
+        default="recsys_meta.algorithms.maml.MAML", description="dotted path of the learner's class"
+    )
+
+
+AnyClass = Annotated[ClassSettings, BeforeValidator(_class_spec)]
+AnyLearner = Annotated[LearnerSettings, BeforeValidator(_class_spec)]
+
+
+class SourceSettings(Settings):
+    """Where rows come from: a file, a folder or glob of part files, or a table or query of a DuckDB file."""
+
+    path: FilePath = Field(
+        description="Parquet, CSV, TSV (.gz, .zip too), a folder or glob of part files, or a .duckdb file"
+    )
+    format: Literal["parquet", "csv", "duckdb"] | None = Field(
+        default=None, description="by default told by the suffix"
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description='of a CSV, any text such as "::"; else by suffix'
+    )
+    header: bool = Field(default=True, description="whether a CSV begins with a line of column names")
+    column_names: tuple[str, ...] = Field(
+        default=(), description="names of the columns of a CSV without a header"
+    )
+    encoding: str = Field(default="utf8", description="of a CSV")
+    table: str | None = Field(default=None, description="table of a DuckDB file")
+    query: str | None = Field(default=None, description="query to a DuckDB file, instead of a table")
+    where: str | None = Field(
+        default=None, description="SQL condition on the source's own columns; other rows are left out"
+    )
+    quote: str | None = Field(
+        default='"', description="around a cell of a CSV that holds separators; none: quotes are text"
+    )
+    text_columns: tuple[str, ...] = Field(
+        default=(), description="ids of a CSV that stay texts even where all look like numbers"
+    )
+    member: str | None = Field(default=None, description="the file inside a zip archive")
+
+    @model_validator(mode="after")
+    def _one_of_table_and_query(self) -> Self:
+        if self.table is not None and self.query is not None:
+            raise ValueError("table and query are both given; expected one of them")
+        if self.column_names and self.header:
+            raise ValueError(
+                "column_names are given for a file with a header; expected header: false beside them"
+            )
+        return self
+
+
+class InteractionSettings(SourceSettings):
+    """The interactions: who met what, when, and how it was liked."""
+
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    item_id: str = Field(default="item_id", description="column of the item's id")
+    value: str | None = Field(
+        default=None, description="column of the rating, or of the weight of an event; none: 1 each"
+    )
+    timestamp: str | None = Field(default=None, description="column of the time; none: time is not known")
+    time_unit: TimeUnit = Field(
+        default="auto", description="of a number: since 1970, UTC; auto tells it by the size"
+    )
+    value_range: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        default=None, description="smallest and largest value that is believed; others go to quarantine"
+    )
+    positive_from: FiniteFloat | None = Field(
+        default=None, description="values from here on become events of weight 1, and others are left out"
+    )
+    later: Literal["quarantine", "drop"] = Field(
+        default="quarantine", description="what becomes of events after the moment of the run"
+    )
+    duplicates: Literal["newest", "first", "mean", "keep"] = Field(
+        default="newest", description="what stands for several events of one user with one item"
+    )
+
+    @model_validator(mode="after")
+    def _range_in_order(self) -> Self:
+        if self.value_range is not None and self.value_range[0] > self.value_range[1]:
+            raise ValueError(
+                f"value_range {list(self.value_range)} is upside down; expected the smallest value first"
+            )
+        if (self.positive_from is not None or self.value_range is not None) and self.value is None:
+            raise ValueError(
+                "value_range and positive_from speak of a value column; expected value beside them"
+            )
+        return self
+
+
+class FeatureSettings(SourceSettings):
+    """A table of what is known about users or items."""
+
+    id: str = Field(description="column of the id")
+    categorical: tuple[str, ...] = Field(default=(), description="columns holding one of several values")
+    multi: tuple[str, ...] = Field(
+        default=(), description="columns holding any number of values: lists, or separated texts"
+    )
+    multi_separator: str = Field(
+        default="|", min_length=1, description="between the values of a separated text"
+    )
+    numbers: tuple[str, ...] = Field(default=(), description="columns holding a number")
+    vectors: tuple[str, ...] = Field(
+        default=(), description="columns holding a list of numbers, all of one length"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_each(self) -> Self:
+        declared = [*self.categorical, *self.multi, *self.numbers, *self.vectors]
+        twice = sorted({name for name in declared if declared.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} declared twice; expected one kind for each column")
+        return self
+
+
+class IdTableSettings(SourceSettings):
+    """A table that lists ids."""
+
+    id: str = Field(description="column of the id")
+
+
+class ColdSettings(Settings):
+    """Who counts as cold."""
+
+    below: PositiveInt = Field(default=11, description="users with fewer interactions than this are cold")
+
+
+class CandidateSettings(Settings):
+    """What may be recommended; by default every item that was ever met or is listed."""
+
+    seen_within: Duration | None = Field(
+        default=None, description="only items met within this time before the moment"
+    )
+    table: IdTableSettings | None = Field(default=None, description="only items listed here")
+
+
+class MomentSettings(Settings):
+    """Moments of the past that training looks forward from, as a night does (split: moment)."""
+
+    every: Duration = Field(default=timedelta(hours=1), description="between two moments")
+    over: Duration = Field(default=timedelta(days=3), description="how far back the earliest moment lies")
+    horizon: Duration = Field(
+        default=timedelta(hours=24), description="how far after its moment a query event may lie"
+    )
+
+
+class TrainingSettings(Settings):
+    """How the shared initialization is meta-trained."""
+
+    max_epochs: PositiveInt = Field(default=30, description="passes over the training users, at most")
+    batch_size: PositiveInt = Field(default=64, description="users per step of the outer loop")
+    outer_lr: FiniteFloat = Field(default=0.003, gt=0.0, description="step size of the outer loop (Adam)")
+    weight_decay: FiniteFloat = Field(default=0.0, ge=0.0, description="of the outer loop")
+    patience: PositiveInt = Field(
+        default=5, description="epochs without a gain on validation users before training stops"
+    )
+    validation_share: OpenShare = Field(
+        default=0.05, description="share of the training users held out to judge epochs"
+    )
+    split: Literal["random", "time", "moment"] = Field(
+        default="random", description="support and query: at random, query later, or around a common moment"
+    )
+    shots: tuple[NonNegativeInt, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="support sizes, one drawn for each episode; none: 0 to 20, or all there is under split: moment",
+    )
+    query_size: PositiveInt | None = Field(
+        default=None, description="query examples per episode; none: all that remain"
+    )
+    max_support: PositiveInt | None = Field(
+        default=None, description="longest support set, the newest; none: no limit"
+    )
+    moments: MomentSettings = Field(default=MomentSettings(), description="for split: moment")
+    reuse_for_days: NonNegativeInt = Field(
+        default=0, description="how old a bundle may be that is used again; 0: train anew"
+    )
+    accelerator: str = Field(default="auto", description="auto, cpu, gpu or mps, as Lightning names them")
+
+
+class AdaptationSettings(Settings):
+    """How users are streamed; all but ``newest`` change memory and speed only."""
+
+    batch_size: PositiveInt = Field(default=256, description="users adapted at once")
+    tile_size: PositiveInt = Field(default=4096, description="items scored at once")
+    newest: PositiveInt = Field(
+        default=500, description="of a longer history only this many of the newest are used"
+    )
+    shard_size: PositiveInt = Field(
+        default=20_000, description="users per part that a killed run does not repeat"
+    )
+
+
+class PublishSettings(Settings):
+    """What is published, and for how long it stays."""
+
+    keep: PositiveInt = Field(default=7, description="runs that are kept, the newest counted")
+    parquet: bool = Field(default=False, description="whether the same tables are written as Parquet too")
+    vectors: bool = Field(
+        default=False, description="whether one vector per user is published for an online ranker"
+    )
+    expires_after_days: PositiveInt = Field(
+        default=2, description="after so many days readers should not trust the scores"
+    )
+    max_row_drop: Share = Field(
+        default=0.3,
+        description="refuse to publish when the rows fall by more than this share against the last run",
+    )
+
+
+def _score_kind(found: object) -> str:
+    # Tags with a blank cannot be taken for a key of the table in the place of an error.
+    return "a word" if isinstance(found, str) else "a table"
+
+
+class Story(Settings):
+    """What every story needs."""
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    interactions: InteractionSettings = Field(description="the interactions to learn from")
+    users: FeatureSettings | None = Field(default=None, description="what is known about users")
+    items: FeatureSettings | None = Field(default=None, description="what is known about items")
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in a source above which the run stops"
+    )
+    popularity_window: Duration | None = Field(
+        default=None, description="popularity counts events within this time before the moment; none: all"
+    )
+    item_windows: tuple[Duration, ...] = Field(
+        default=(), description="log counts of events within each of these times become features of the items"
+    )
+    training: TrainingSettings = Field(
+        default=TrainingSettings(), description="how the learner is meta-trained"
+    )
+
+    @model_validator(mode="after")
+    def _windows_need_time(self) -> Self:
+        timed = {
+            "popularity_window": self.popularity_window is not None,
+            "item_windows": bool(self.item_windows),
+            "training.split": self.training.split != "random",
+            **self._timed(),
+        }
+        without = [name for name, needed in timed.items() if needed and self.interactions.timestamp is None]
+        if without:
+            raise ValueError(
+                f"{', '.join(without)} need to know the time; expected interactions.timestamp beside them"
+            )
+        return self
+
+    def _timed(self) -> dict[str, bool]:
+        """Further settings that need to know the time, and whether they are in use."""
+        return {}
+
+
+class NightSettings(Story):
+    """A night: yesterday's interactions in, one published set of scores out."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "run_date"})
+
+    run_date: date | None = Field(
+        default=None, description="day of the run; it ends the day, at midnight UTC; none: today"
+    )
+    cold: ColdSettings = Field(default=ColdSettings(), description="who counts as cold")
+    score: Annotated[
+        Annotated[Literal["cold", "all"], Tag("a word")] | Annotated[IdTableSettings, Tag("a table")],
+        Discriminator(_score_kind),
+    ] = Field(default="cold", description="who is scored: cold, all, or a table of ids (path, id)")
+    candidates: CandidateSettings = Field(default=CandidateSettings(), description="what may be recommended")
+    exclude_consumed: bool = Field(default=True, description="whether what a user already met is left out")
+    top_k: PositiveInt = Field(default=20, description="items published per user")
+    learner: AnyLearner = Field(default=LearnerSettings(), description="what is meta-trained and adapted")
+    adaptation: AdaptationSettings = Field(default=AdaptationSettings(), description="how users are streamed")
+    publish: PublishSettings = Field(
+        default=PublishSettings(), description="what is published, and for how long"
+    )
+
+    def _timed(self) -> dict[str, bool]:
+        return {"candidates.seen_within": self.candidates.seen_within is not None}
+
+
+Shot = NonNegativeInt | Literal["all"]
+
+
+class _EpisodeSettings(Settings):
+    """Fixed episodes in a file, so that every figure is read off the same rows."""
+
+    episodes: SourceSettings = Field(
+        description="user_id, item_id, draw, position and role (support or query), and values"
+    )
+    value: str | None = Field(default=None, description="column of the rating in the episodes")
+    shots: tuple[Shot, ...] = Field(
+        default=(1, 3, 5, 10, 20, "all"),
+        min_length=1,
+        description="support sizes judged: the first k support rows",
+    )
+
+
+class RatingProtocol(_EpisodeSettings):
+    """Fixed episodes judged by the error of the predicted rating."""
+
+    kind: Literal["rating"] = Field(description="rating, ranking or held_out_users")
+    value: str = Field(default="rating", description="column of the rating in the episodes")
+    clip: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        default=None, description="predictions are cut to this range"
+    )
+    cutoff: PositiveInt = Field(default=5, description="length at which nDCG is read")
+
+
+class RankingProtocol(_EpisodeSettings):
+    """Fixed episodes judged by ranking the whole catalogue except the support rows used."""
+
+    kind: Literal["ranking"] = Field(description="rating, ranking or held_out_users")
+    shots: tuple[Shot, ...] = Field(
+        default=(1, 3, 5, 10, 20), min_length=1, description="support sizes judged: the first k support rows"
+    )
+    cutoff: PositiveInt = Field(default=10, description="length at which the metrics are read")
+
+
+class HeldOutProtocol(Settings):
+    """Users held out of the interactions themselves, judged on what they did beyond their support set."""
+
+    kind: Literal["held_out_users"] = Field(description="rating, ranking or held_out_users")
+    share: OpenShare = Field(default=0.1, description="share of the users held out")
+    min_history: PositiveInt = Field(
+        default=13, description="held-out users with a shorter history are not judged"
+    )
+    query_size: PositiveInt | None = Field(
+        default=None, description="query examples; none: all beyond the largest shot"
+    )
+    draws: PositiveInt = Field(default=1, description="times that support and query are drawn")
+    metrics: Literal["auto", "rating", "ranking"] = Field(
+        default="auto", description="auto: rating where the learner's loss is in the units of the values"
+    )
+    shots: tuple[Shot, ...] = Field(
+        default=(0, 1, 3, 5, 10), min_length=1, description="support sizes judged"
+    )
+    clip: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        default=None, description="predicted ratings are cut to this range"
+    )
+    cutoff: PositiveInt = Field(default=10, description="length at which the metrics are read")
+
+
+class EvaluateSettings(Story):
+    """An evaluation: learners and baselines judged on the same users at every number of shots."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    protocol: Annotated[RatingProtocol | RankingProtocol | HeldOutProtocol, Discriminator("kind")] = Field(
+        description="which users are judged, on what, and how"
+    )
+    learners: tuple[AnyLearner, ...] = Field(
+        default=(LearnerSettings(),),
+        description="what is meta-trained and judged: class paths, or class_path and init_args",
+    )
+    baselines: tuple[AnyClass, ...] = Field(
+        default=(), description="what is judged beside them, in the same form"
+    )
+    batch_size: PositiveInt = Field(default=256, description="users judged at once")
+    bootstrap_draws: PositiveInt = Field(
+        default=1000, description="resamples of the users behind every interval"
+    )

@@ -1,0 +1,147 @@
+"""The evaluation on small worlds: what is judged, compared, written and refused."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines import evaluate
+from pipelines.loading import load
+from pipelines.settings import EvaluateSettings
+from recsys_meta import ingest
+
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
+
+CONFIG = """
+workspace: workspace
+interactions: {path: interactions.parquet, value: rating, timestamp: timestamp, value_range: [1, 5]}
+users: {path: users.parquet, id: user_id, categorical: [age_group, region]}
+items: {path: items.parquet, id: item_id, categorical: [studio], multi: [genres], numbers: [year]}
+protocol: {kind: held_out_users, share: 0.3, min_history: 12, shots: [0, 1, 5, all], clip: [1, 5], cutoff: 5}
+learners: [{class_path: recsys_meta.algorithms.maml.MAML, init_args: {loss: squared, dim: 4, num_steps: 2}}]
+baselines: [recsys_meta.baselines.item_mean.ItemMean, recsys_meta.baselines.user_bias.ItemMeanUserBias]
+training: {max_epochs: 2, batch_size: 32, outer_lr: 0.01, validation_share: 0.2, shots: [0, 1, 5, 10]}
+bootstrap_draws: 100
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A folder with 200 warm users of the sample world, and a config."""
+    interactions = pl.read_parquet(SAMPLE / "interactions.parquet")
+    warm = interactions.group_by("user_id").len().filter(pl.col("len") > 10).sort("user_id").head(200)
+    kept = interactions.join(warm.select("user_id"), on="user_id", maintain_order="left")
+    kept.write_parquet(tmp_path / "interactions.parquet")
+    for name in ("users", "items"):
+        pl.read_parquet(SAMPLE / f"{name}.parquet").write_parquet(tmp_path / f"{name}.parquet")
+    (tmp_path / "evaluate.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def run(world: Path, *overrides: tuple[str, str]) -> dict:
+    loaded = load(EvaluateSettings, [world / "evaluate.yaml"], overrides)
+    return evaluate.evaluate(loaded.settings, loaded.fingerprint)
+
+
+def test_learners_and_baselines_are_judged_at_every_shot_and_compared(world, capsys) -> None:
+    result = run(world)
+    assert list(result["shots"]) == ["0", "1", "5", "all"]
+    assert result["metric"] == "mae"
+    assert not result["higher_is_better"]
+    for shot in result["shots"].values():
+        assert shot["best_baseline_name"] in {"ItemMean", "ItemMeanUserBias"}
+        middle = shot["best_baseline"] - shot["default"]
+        assert shot["difference_low"] <= middle <= shot["difference_high"]
+    printed = capsys.readouterr().out
+    assert "| MAML |" in printed
+    assert "mae at shot" in printed
+    assert result["learners"]["MAML"]["validation_loss"] is not None
+    folder = Path(result["folder"])
+    judgements = pl.read_parquet(folder / "judgements.parquet")
+    assert set(judgements["learner"]) == {"MAML", "ItemMean", "ItemMeanUserBias"}
+    assert json.loads((folder / "result.json").read_text())["shots"] == result["shots"]
+    means = pl.read_parquet(folder / "summary.parquet").filter(learner="ItemMean", metric="mae")["mean"]
+    assert means.n_unique() == 1  # whatever the shots, an item mean stays what it is
+
+
+def test_support_comes_before_query_and_held_out_users_are_not_trained_on(world) -> None:
+    loaded = load(EvaluateSettings, [world / "evaluate.yaml"])
+    inputs = evaluate.read_inputs(loaded.settings, None)
+    tasks, learned, training = evaluate.tasks_of(loaded.settings, inputs)
+    assert not set(tasks.user_ids) & set(learned.interactions["user_id"])
+    assert set(training) == set(learned.interactions["user_id"])
+    assert set(training) | set(tasks.user_ids) <= set(inputs.interactions["user_id"])
+    for task in range(len(tasks.user_ids)):
+        support = tasks.support.times[tasks.support.offsets[task] : tasks.support.offsets[task + 1]]
+        query = tasks.query.times[tasks.query.offsets[task] : tasks.query.offsets[task + 1]]
+        assert len(query)
+        assert support.max() <= query.min()
+
+
+def test_the_ranking_of_the_whole_catalogue_is_judged_by_ndcg(world) -> None:
+    result = run(
+        world,
+        ("interactions.positive_from", "4"),
+        (
+            "learners",
+            "[{class_path: recsys_meta.algorithms.maml.MAML, init_args: {loss: softmax, dim: 4, num_steps: 2}}]",
+        ),
+        ("baselines", "[recsys_meta.baselines.popularity.Popularity]"),
+        (
+            "protocol",
+            "{kind: held_out_users, share: 0.3, min_history: 8, shots: [0, 3], query_size: 4, draws: 2}",
+        ),
+    )
+    assert result["metric"] == "ndcg@5"
+    assert result["higher_is_better"]
+    assert set(pl.read_parquet(Path(result["folder"]) / "judgements.parquet")["draw"]) == {0, 1}
+
+
+def fixed_episodes(world: Path) -> None:
+    """Episodes of the first five users, and a config that judges them."""
+    interactions = pl.read_parquet(world / "interactions.parquet")
+    users = interactions["user_id"].unique().sort().head(5)
+    rows = interactions.filter(pl.col("user_id").is_in(users.implode())).unique(
+        ["user_id", "item_id"], maintain_order=True
+    )
+    rows = rows.with_columns(position=pl.int_range(pl.len()).over("user_id"), draw=pl.lit(0))
+    rows = rows.with_columns(
+        role=pl.when(pl.col("position") < 6).then(pl.lit("support")).otherwise(pl.lit("query"))
+    )
+    rows.with_columns(pl.col("item_id").cast(pl.Int64)).write_parquet(world / "episodes.parquet")
+    text = CONFIG.replace(
+        "protocol: {kind: held_out_users, share: 0.3, min_history: 12, shots: [0, 1, 5, all], clip: [1, 5], cutoff: 5}",
+        "protocol: {kind: rating, episodes: {path: episodes.parquet}, shots: [1, all], clip: [1, 5]}",
+    )
+    (world / "evaluate.yaml").write_text(text)
+
+
+def test_fixed_episodes_are_read_off_the_given_rows(world) -> None:
+    fixed_episodes(world)
+    quoted = ", ".join(
+        f"'{user}'" for user in pl.read_parquet(world / "episodes.parquet")["user_id"].unique()
+    )
+    result = run(world, ("interactions.where", f"user_id not in ({quoted})"))
+    judgements = pl.read_parquet(Path(result["folder"]) / "judgements.parquet")
+    assert judgements["user_id"].n_unique() == 5
+    assert list(result["shots"]) == ["1", "all"]
+
+
+def test_judged_users_among_the_training_data_are_refused(world) -> None:
+    fixed_episodes(world)
+    with pytest.raises(ingest.InputError, match="judged users stand among the interactions"):
+        run(world)
+
+
+def test_episodes_that_break_the_protocol_are_refused_with_their_file(world) -> None:
+    fixed_episodes(world)
+    rows = pl.read_parquet(world / "episodes.parquet")
+    rows.with_columns(role=pl.lit("support")).write_parquet(world / "episodes.parquet")
+    with pytest.raises(ingest.InputError, match=r"episodes\.parquet: .* no query row"):
+        run(world)
+
+
+def test_a_share_that_leaves_nobody_to_judge_is_refused(world) -> None:
+    with pytest.raises(ingest.InputError, match=r"lower protocol\.min_history"):
+        run(world, ("protocol.min_history", "5000"))
