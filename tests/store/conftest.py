@@ -48,7 +48,9 @@ class Nights:
         return pids
 
     def end(self) -> list[int]:
-        """Waits for the processes started last; their exit codes, -9 for a killed one."""
+        """Waits for the processes started last, whose pids are theirs until here; their exit codes, -9 for a killed one."""
+        self.stdin.write("\n")
+        self.stdin.flush()
         codes: list[int] = json.loads(self.stdout.readline())
         return codes
 
@@ -58,9 +60,9 @@ class Nights:
         return self.end()[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def nights() -> Iterator[Nights]:
-    """A server of small nights, each in a process of its own."""
+    """A server of small nights, each in a process of its own; one server a test, so that a failing test fails alone."""
     with subprocess.Popen(
         [sys.executable, str(SCRIPT)],
         stdin=subprocess.PIPE,

@@ -178,7 +178,8 @@ def _in_child(task: Mapping[str, Any], others_ended: int) -> int:
 
 
 def _serve() -> None:
-    """Reads tasks from stdin, a line of JSON each; forks ``times`` processes, prints their pids, then their exit codes."""
+    """Reads tasks from stdin, a line of JSON each; forks ``times`` processes and prints their pids, and, once the next line
+    asks for them, their exit codes. Until then no process is waited for: its pid remains its own, even when it has ended."""
     for line in sys.stdin:
         task = json.loads(line)
         others_ended, ending = os.pipe()
@@ -193,6 +194,7 @@ def _serve() -> None:
                     os._exit(code)
             pids.append(pid)
         print(json.dumps(pids), flush=True)
+        sys.stdin.readline()
         codes = []
         for place in range(len(pids)):
             if place == len(pids) - 1:
