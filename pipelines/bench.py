@@ -263,7 +263,7 @@ def recommended_users(learner: MAML, world: World) -> int:
         rows=users,
         consumed=world.histories,
         top_k=TOP_K,
-        batch_size=512 if len(world.catalogue.eligible) > 10_000 else 256,
+        batch_size=256,
     )
     return sum(len(batch.rows) for batch in stream)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_meta.models.encoders import FeatureEncoder
+from recsys_meta.native import Network, Shelf, fits, kernels, plain_scores
 from recsys_meta.tensors import Features, FeatureSizes
 
 Weights = dict[str, Tensor]
@@ -33,8 +34,8 @@ Inputs = Tensor | Spanned
 """What a head reads of N items: their vectors, [N, F] or [T, N, F], or what stands for them."""
 
 
-# Items scored at a time by an MLP: two layers of 64 units for so many take half a megabyte each, which a core has at hand.
-_BLOCK = 2048
+# Items scored at a time by an MLP: their products with the support sets of 256 users stay within a core's cache.
+_BLOCK = 512
 
 
 class Head(nn.Module, ABC):
@@ -156,6 +157,8 @@ class MLPHead(Head):
     ) -> None:
         super().__init__()
         self.user_encoder = FeatureEncoder(user_sizes, user_dim, combination="concatenation", spread=spread)
+        if not hidden:
+            raise ValueError("an MLP head needs one hidden layer at least; for none there is the linear head")
         widths = [dim + self.user_encoder.width, *hidden, 1]
         self.item_width = dim
         last = len(widths) - 2
@@ -228,60 +231,65 @@ class MLPHead(Head):
         return x.squeeze(-1) + bias
 
     def inputs(self, weights: Weights, vectors: Tensor, index: Tensor | None = None) -> Inputs:
-        """Of spanned weights: the first layer's item half, once per item, and the Gram matrix."""
+        """Of spanned weights: the first layer's item half, once per item or per example, whichever are fewer, and the Gram
+        matrix.
+        """
         if "support" not in weights:
             return super().inputs(weights, vectors, index)
-        base = vectors @ self.first_layer[:, : self.item_width].T
-        if index is not None:
-            base, vectors = base[index], vectors[index]
+        shared = self.first_layer[:, : self.item_width].T
+        if index is None:
+            base = vectors @ shared
+        elif index.numel() < len(vectors):
+            vectors = vectors[index]
+            base = vectors @ shared
+        else:
+            base, vectors = (vectors @ shared)[index], vectors[index]
         return Spanned(base, vectors @ weights["support"].mT)
 
     def scores(self, weights: Weights, vectors: Tensor, bias: Tensor, index: Tensor | None = None) -> Tensor:
-        """As of every head. Where no gradient is asked for, a catalogue is scored block by block and user by user: what
-        lies between the layers then stays in the cache, and takes a third of the time.
+        """As of every head. Where no gradient is asked for, a catalogue is scored block by block and user by user, so
+        that what lies between the layers stays in the cache: by a compiled kernel where there is one, else by torch.
         """
         if index is not None or vectors.dim() == 3 or torch.is_grad_enabled() or not vectors.is_cpu:
             return super().scores(weights, vectors, bias, index)
-        last = len(self.layers) - 1
-        constants, entrance = self.constant(weights).unbind(), self.entrance(weights)
-        layers = [
-            list(zip(weights[f"weight_{n}"].unbind(), weights[f"bias_{n}"].unbind(), strict=True))
-            for n in range(1, last)
-        ]
-        final = weights[f"weight_{last}"].squeeze(1).unbind()
-        scores = vectors.new_empty(len(constants), len(vectors))
+        network, shelf_of = self.unrolled(weights)
+        compiled = kernels() if fits(network) else None
+        scorer = None if compiled is None else compiled.scorer(network)
+        scores = vectors.new_empty(len(network.final), len(vectors))
         for start in range(0, len(vectors), _BLOCK):
             block = slice(start, start + _BLOCK)
-            first = entrance(vectors[block])
-            for t, out in enumerate(scores[:, block].unbind()):
-                x = first(t).add_(constants[t]).relu_()
-                for layer in layers:
-                    x = nn.functional.linear(x, *layer[t]).relu_()
-                torch.addmv(bias[block], x, final[t], out=out)
-        return scores.add_(weights[f"bias_{last}"]) if f"bias_{last}" in weights else scores
+            shelf = shelf_of(vectors[block], bias[block])
+            if scorer is None:
+                scores[:, block] = plain_scores(network, shelf)
+            else:
+                scorer(shelf, scores[:, block])
+        return scores
 
-    def entrance(self, weights: Weights) -> Callable[[Tensor], Callable[[int], Tensor]]:
-        """Vectors of items, [N, F] -> task -> what the first layer makes of them, [N, H], constants left out."""
+    def unrolled(self, weights: Weights) -> tuple[Network, Callable[[Tensor, Tensor], Shelf]]:
+        """The MLPs of T users as the kernel takes them, and what they see of items, whose vectors are [N, F] and biases [N]:
+        products with the support set of whoever has them, or the vectors themselves, whichever is less work.
+        """
+        last = len(self.layers) - 1
+        final_bias = weights.get(f"bias_{last}")
+        hidden = [(weights[f"weight_{n}"], weights[f"bias_{n}"]) for n in range(1, last)]
+        final = weights[f"weight_{last}"].squeeze(1)
+        top = (self.constant(weights), hidden, final, None if final_bias is None else final_bias.squeeze(1))
+        tasks, units, width = len(final), len(self.first_layer), self.item_width
         if "support" in weights:
             used = (weights["weight_0"] != 0).any(2)  # not the padding
-            items, place = torch.unique(weights["support_items"][used], return_inverse=True)
-            tasks, units = len(used), len(self.first_layer)
-            dual_cost = len(items) * self.item_width + len(place) * units
-            if dual_cost < tasks * self.item_width * units:
+            items, places = torch.unique(weights["support_items"][used], return_inverse=True)
+            if len(items) * width + len(places) * units < tasks * width * units:
                 # An item stands in many support sets: any one of them has its vector, whose products are needed once.
-                one = torch.empty_like(items).scatter_(0, place, torch.arange(len(place)))
+                one = torch.empty_like(items).scatter_(0, places, torch.arange(len(places)))
                 support = weights["support"][used][one]
-                counts = used.sum(1).tolist()
-                places, moves = torch.split(place, counts), torch.split(weights["weight_0"][used], counts)
-
-                def spanned_entrance(vectors: Tensor) -> Callable[[int], Tensor]:
-                    base = vectors @ self.first_layer[:, : self.item_width].T
-                    gram = support @ vectors.T  # [unique items, N]
-                    return lambda t: torch.addmm(base, gram.index_select(0, places[t]).T, moves[t])
-
-                return spanned_entrance
-        layers = self.whole(weights)["weight_0"][:, :, : self.item_width]
-        return lambda vectors: lambda t: vectors @ layers[t].T
+                offsets = torch.cat([places.new_zeros(1), used.sum(1).cumsum(0)])
+                network = Network(places, offsets, weights["weight_0"][used], *top)
+                shared = self.first_layer[:, :width].T
+                return network, lambda vectors, bias: Shelf(support @ vectors.T, vectors @ shared, bias)
+        own = self.whole(weights)["weight_0"][:, :, :width].mT.reshape(tasks * width, units)
+        columns = torch.arange(width).repeat(tasks)
+        network = Network(columns, torch.arange(0, tasks * width + 1, width), own, *top)
+        return network, lambda vectors, bias: Shelf(vectors.T.contiguous(), None, bias)
 
     def constant(self, weights: Weights) -> Tensor:
         """What the first layer gives to all items of a user alike, [T, H]."""

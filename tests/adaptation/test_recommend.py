@@ -1,6 +1,7 @@
 """Tests of the stream from histories to lists."""
 
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from recsys_meta.adaptation.recommend import REASONS, Recommended, recommend
 from recsys_meta.adaptation.topk import TieRanks
 from recsys_meta.algorithms.base import Learner, TaskState
 from recsys_meta.algorithms.maml import MAML
+from recsys_meta.native import kernels
 from recsys_meta.tables import SOURCES
 from recsys_meta.tensors import Catalogue, Examples, Features, FeatureSizes, Histories, ItemCodes, Sizes
 
@@ -168,12 +170,19 @@ worlds = st.tuples(st.integers(1, 7), st.integers(1, 12)).flatmap(
     top_k=st.integers(1, 5),
     batch_size=st.integers(1, 8),
     tile_size=st.integers(1, 13),
+    workers=st.integers(1, 3),
     seed=st.integers(0, 3),
     excluding=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_lists_equal_those_of_brute_force_for_any_batch_and_tile_size(
-    world: dict[str, Any], top_k: int, batch_size: int, tile_size: int, seed: int, excluding: bool
+def test_lists_equal_those_of_brute_force_for_any_batches_tiles_and_workers(
+    world: dict[str, Any],
+    top_k: int,
+    batch_size: int,
+    tile_size: int,
+    workers: int,
+    seed: int,
+    excluding: bool,
 ) -> None:
     table, lists = world["table"], world["lists"]
     num_items = len(table[0])
@@ -187,6 +196,7 @@ def test_lists_equal_those_of_brute_force_for_any_batch_and_tile_size(
         batch_size=batch_size,
         tile_size=tile_size,
         seed=seed,
+        workers=workers,
     )
     ties = TieRanks(num_items, seed=seed).keys(torch.zeros(num_items), torch.arange(num_items)).tolist()
     assert answers.keys() == set(range(len(lists)))
@@ -216,6 +226,23 @@ def test_a_gradient_adapted_learner_gives_every_user_the_same_list_in_any_compan
         assert answer["scores"] == pytest.approx(alone[user]["scores"], abs=1e-5)
         assert answer["vector"] == pytest.approx(alone[user]["vector"], abs=1e-5)
         assert answer["source"] == ("adapted" if lists[user] else "prior")
+
+
+@pytest.mark.skipif(kernels() is None, reason="no C compiler here: there is only the plain path")
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_the_compiled_path_lists_what_the_plain_one_does(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    lists = [torch.randperm(400, generator=generator)[: u % 9].tolist() for u in range(30)]
+    torch.manual_seed(0)
+    sizes = Sizes(FeatureSizes(ids=31), FeatureSizes(ids=400))
+    learner = MAML(sizes, head=head, dim=16, hidden=(24, 12), num_steps=3, step_sizes="per_step")  # type: ignore[arg-type]
+    fast = run(learner, lists, catalogue_of(400), top_k=100, batch_size=8, tile_size=150)
+    for module in ("recsys_meta.models.heads", "recsys_meta.adaptation.recommend"):
+        monkeypatch.setattr(f"{module}.kernels", lambda: None)
+    plain = run(learner, lists, catalogue_of(400), top_k=100, batch_size=8, tile_size=150)
+    for user, answer in fast.items():
+        assert answer["items"] == plain[user]["items"]
+        assert answer["scores"] == pytest.approx(plain[user]["scores"], rel=1e-6, abs=1e-6)
 
 
 def test_adaptation_lowers_the_support_loss_that_is_reported() -> None:
@@ -405,9 +432,10 @@ class Greedy(Table):
         return super().adapt(support, users, items)
 
 
-def test_out_of_memory_halves_the_batch_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_out_of_memory_halves_the_batch_once(caplog: pytest.LogCaptureFixture, workers: int) -> None:
     with caplog.at_level(logging.WARNING):
-        answers = run(Greedy(torch.zeros(20, 4)), [[0]] * 20, catalogue_of(4), batch_size=8)
+        answers = run(Greedy(torch.zeros(20, 4)), [[0]] * 20, catalogue_of(4), batch_size=8, workers=workers)
     assert len(answers) == 20
     assert caplog.text.count("out of memory: going on with batches of 4 users") == 1
 
@@ -463,3 +491,30 @@ def test_batches_are_handed_on_together_unless_their_vectors_are_asked_for(vecto
         vectors=vectors,
     )
     assert [len(some.rows) for some in stream] == ([3, 3, 1] if vectors else [7])
+
+
+def test_threads_of_torch_are_as_many_after_work_was_split_as_before() -> None:
+    before = torch.get_num_threads()
+    run(Table(torch.zeros(9, 4)), [[0]] * 9, catalogue_of(4), batch_size=2, workers=2)
+    assert torch.get_num_threads() == before
+
+
+def test_a_stream_that_is_not_read_to_its_end_leaves_no_thread_behind() -> None:
+    histories = histories_of([[0]] * 40)
+    before = threading.active_count()
+    stream = recommend(
+        Table(torch.zeros(40, 4)),
+        histories,
+        features(torch.arange(40)),
+        catalogue_of(4),
+        rows=torch.arange(40),
+        consumed=None,
+        top_k=1,
+        batch_size=1,
+        vectors=True,
+        workers=3,
+    )
+    next(stream)
+    assert threading.active_count() > before
+    stream.close()
+    assert threading.active_count() == before
