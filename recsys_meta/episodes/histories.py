@@ -19,22 +19,27 @@ def group(interactions: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series) 
     Raises ValueError on ids of another type than the table's or named twice, and on a null time or value.
     """
     columns = {
-        "user": rows_of(interactions[USER_ID], user_ids),
-        "item": rows_of(interactions[ITEM_ID], item_ids),
+        "user": rows_of(interactions[USER_ID], user_ids).cast(pl.Int32),
+        "item": rows_of(interactions[ITEM_ID], item_ids).cast(pl.Int64),
         "value": _values(interactions),
     }
     if TIMESTAMP in interactions.columns:
         columns["time"] = _complete(interactions[TIMESTAMP]).dt.cast_time_unit("us").to_physical()
     rows = pl.DataFrame(columns).drop_nulls(["user", "item"])
-    if "time" in columns:  # two stable sorts by one key each take a third of the time of one sort by both
-        rows = rows.sort("time", maintain_order=True)
-    rows = rows.sort("user", maintain_order=True)
-    counts = torch.bincount(rows["user"].cast(pl.Int64).to_torch(), minlength=len(user_ids))
+    users = rows["user"].to_torch()
+    times = rows["time"].to_torch() if "time" in columns else torch.zeros(0, dtype=torch.int64)
+    # Two stable sorts by one key each, of the keys alone, take a fifth of the time of sorting the table by both.
+    if len(times):
+        by_time = times.argsort(stable=True)
+        order = by_time.index_select(0, users.index_select(0, by_time).argsort(stable=True))
+        times = times.index_select(0, order)
+    else:
+        order = users.argsort(stable=True)
     return Histories(
-        rows["item"].cast(pl.Int64).to_torch(),
-        rows["value"].to_torch(),
-        rows["time"].to_torch() if "time" in columns else torch.zeros(0, dtype=torch.int64),
-        pad(counts.cumsum(0), (1, 0)),
+        rows["item"].to_torch().index_select(0, order),
+        rows["value"].to_torch().index_select(0, order),
+        times,
+        pad(torch.bincount(users, minlength=len(user_ids)).cumsum(0), (1, 0)),
     )
 
 
