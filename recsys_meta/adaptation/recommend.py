@@ -41,6 +41,8 @@ _FROM_ADAPTED, _FROM_PRIOR, _FROM_POPULARITY = (SOURCES.index(name) for name in 
 _USERS_TOGETHER = 4096
 
 
+_PREFILTERED_TOGETHER = 1024  # items
+
 # Users adapted at a time on a CPU. Of an MLP's inner loop, 64 take two thirds of the time per user that 256 take.
 _ADAPTED_TOGETHER = 64
 
@@ -79,6 +81,7 @@ def recommend(
     seed: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 1,
+    prefilter: bool = False,
 ) -> Iterator[Recommended]:
     """Yields the lists of all users of ``rows``, each once, computed in batches of users with histories of like length.
 
@@ -100,6 +103,7 @@ def recommend(
         seed: of the order in which items of equal score are listed.
         device: where to compute.
         workers: batches computed beside each other, by a thread each.
+        prefilter: whether learners may rule out items by bf16 first (``Learner.contenders``); the lists are the same.
 
     Raises:
         ValueError: ``top_k``, ``batch_size``, ``tile_size``, ``newest`` or ``workers`` is below 1.
@@ -116,7 +120,9 @@ def recommend(
     learner = learner.to(device).eval()
     catalogue = catalogue.to(device)
     codes = learner.encode(catalogue)
-    shop = _Shop.of(codes, catalogue, tile_size=tile_size, top_k=top_k, seed=seed)
+    # The border that a prefilter holds scores against is known after a tile only.
+    tile = min(tile_size, _PREFILTERED_TOGETHER) if prefilter else tile_size
+    shop = _Shop.of(codes, catalogue, tile_size=tile, top_k=top_k, seed=seed, prefilter=prefilter)
     lengths = histories.lengths[rows]
     if newest is not None:
         lengths = lengths.clamp(max=newest)
@@ -250,9 +256,19 @@ class _Shop(NamedTuple):
     ranks: TieRanks
     tile_size: int
     top_k: int
+    prefilter: bool
 
     @classmethod
-    def of(cls, codes: ItemCodes, catalogue: Catalogue, *, tile_size: int, top_k: int, seed: int) -> "_Shop":
+    def of(
+        cls,
+        codes: ItemCodes,
+        catalogue: Catalogue,
+        *,
+        tile_size: int,
+        top_k: int,
+        seed: int,
+        prefilter: bool,
+    ) -> "_Shop":
         """The eligible items, coded once."""
         rows = catalogue.eligible.nonzero().squeeze(1)
         place = torch.full_like(catalogue.eligible, -1, dtype=torch.int64)
@@ -266,18 +282,24 @@ class _Shop(NamedTuple):
         popularity = catalogue.log_popularity[rows].float().nan_to_num(0.0, 0.0, 0.0)
         ranks = TieRanks(len(place), seed=seed, device=rows.device)
         everything = bool(usable.all())
-        return cls(rows, place, offered, None if everything else usable, popularity, ranks, tile_size, top_k)
+        limits = (tile_size, top_k, prefilter)
+        return cls(rows, place, offered, None if everything else usable, popularity, ranks, *limits)
 
     def most_popular(self, num_users: int, consumed: Ragged | None) -> Tensor:
         """Keys of the most popular, [T, k]."""
-        return self.best(num_users, lambda tile: self.popularity[tile].unsqueeze(0), consumed, None)[0]
+        return self.best(num_users, lambda tile, _: self.popularity[tile].unsqueeze(0), consumed, None)[0]
 
     def best(
-        self, num_users: int, score: Callable[[slice], Tensor], consumed: Ragged | None, usable: Tensor | None
+        self,
+        num_users: int,
+        score: Callable[[slice, Tensor], Tensor],
+        consumed: Ragged | None,
+        usable: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Keys of the best, [T, k], and whether all scores of a user were finite, [T] bool.
 
-        ``score`` gives the scores of a tile of candidates, [T, N] or [1, N].
+        ``score`` gives the scores of a tile of candidates, [T, N] or [1, N], of which only those count that reach what it is
+        told, [T].
         """
         device = self.rows.device
         compiled = kernels() if device.type == "cpu" else None
@@ -285,7 +307,11 @@ class _Shop(NamedTuple):
         running = Running(self.ranks, num_users, self.top_k, unwanted, device=device, compiled=compiled)
         for start in range(0, len(self.rows), self.tile_size):
             tile = slice(start, min(start + self.tile_size, len(self.rows)))
-            running.add(score(tile).float(), self.rows[tile], None if usable is None else usable[tile])
+            running.add(
+                score(tile, running.least()).float(),
+                self.rows[tile],
+                None if usable is None else usable[tile],
+            )
         return running.best()
 
 
@@ -347,9 +373,12 @@ def _scored(
 ) -> tuple[Tensor, Tensor]:
     """Keys of the best, [T, k], and whether the learner could score at all, [T] bool."""
     num_users = len(next(iter(state.values())))
-    keys, sound = shop.best(
-        num_users, lambda tile: learner.predict(state, shop.codes.take(tile)), consumed, shop.usable
-    )
+
+    def score(tile: slice, least: Tensor) -> Tensor:
+        items = shop.codes.take(tile)
+        return learner.contenders(state, items, least) if shop.prefilter else learner.predict(state, items)
+
+    keys, sound = shop.best(num_users, score, consumed, shop.usable)
     if shop.usable is not None and not shop.usable.any():
         sound = torch.zeros_like(sound)
     return keys, sound

@@ -46,10 +46,15 @@ class TieRanks:
 
     def read(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """The items, -1 where there is none, and their scores, there minus infinity."""
-        bits = keys >> 31
-        scores = torch.where(bits < 0, bits ^ _FLIP, bits).to(torch.int32).view(torch.float32)
+        scores = score_of(keys)
         absent = scores == -torch.inf
         return self._item_of[(_LOW - (keys & _LOW)) * ~absent].masked_fill(absent, -1), scores
+
+
+def score_of(keys: Tensor) -> Tensor:
+    """The float32 scores in int64 keys, of the same shape."""
+    bits = keys >> 31
+    return torch.where(bits < 0, bits ^ _FLIP, bits).to(torch.int32).view(torch.float32)
 
 
 class Running:
@@ -126,6 +131,10 @@ class Running:
         first, last = torch.searchsorted(self._places, ends).tolist()
         scores[self._owners[first:last], self._places[first:last] - start] = -torch.inf
         self._keys = merged(self._keys, scores, items, self._ranks)
+
+    def least(self) -> Tensor:
+        """The score that an item has to reach to be listed, by what has been seen, [T]; minus infinity at first."""
+        return score_of(self._keys.min(1).values)
 
     def best(self) -> tuple[Tensor, Tensor]:
         """Keys of the best, [T, k], best first, and whether all usable scores of a user were finite, [T] bool."""

@@ -73,6 +73,12 @@ class Learner(nn.Module, ABC):
         items[index[t]]: [T, Q].
         """
 
+    def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:
+        """Scores of every item, [T, I], as ``predict`` gives them, except that a learner may save itself scores that are
+        certainly below least[t]: something finite below stands there instead.
+        """
+        return self.predict(state, items)
+
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """Mean over tasks of the query loss after adapting on the support set; a scalar."""
         items = self.encode(episodes.catalogue)

@@ -268,6 +268,10 @@ class MAML(Learner):
         """[T, I], or [T, Q] with ``index``."""
         return self.head.scores(state, items.vectors, items.bias, index)
 
+    def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:
+        """[T, I]: of an MLP, what bf16 rules out is not computed to the end."""
+        return self.head.scores(state, items.vectors, items.bias, least=least)
+
     def user_vectors(self, state: TaskState) -> Tensor:
         """[T, P]: everything in the state, the first layer formed, so that P is the same for all users."""
         return super().user_vectors(self.head.whole(state) if isinstance(self.head, MLPHead) else state)

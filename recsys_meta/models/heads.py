@@ -65,9 +65,18 @@ class Head(nn.Module, ABC):
         """
         return vectors if index is None else vectors[index]
 
-    def scores(self, weights: Weights, vectors: Tensor, bias: Tensor, index: Tensor | None = None) -> Tensor:
+    def scores(
+        self,
+        weights: Weights,
+        vectors: Tensor,
+        bias: Tensor,
+        index: Tensor | None = None,
+        least: Tensor | None = None,
+    ) -> Tensor:
         """Scores for T tasks, of the same N items (vectors: [N, F], bias: [N]), of those among them at
         ``index`` [T, N], or of their own ([T, N, F], [T, N]): [T, N].
+
+        ``least``, [T]: in the place of a score that is certainly below, something else below may be given.
         """
         bias = bias if index is None else bias[index]
         return self.rated(weights, self.inputs(weights, vectors, index), bias)[0]
@@ -246,7 +255,14 @@ class MLPHead(Head):
             base, vectors = (vectors @ shared)[index], vectors[index]
         return Spanned(base, vectors @ weights["support"].mT)
 
-    def scores(self, weights: Weights, vectors: Tensor, bias: Tensor, index: Tensor | None = None) -> Tensor:
+    def scores(
+        self,
+        weights: Weights,
+        vectors: Tensor,
+        bias: Tensor,
+        index: Tensor | None = None,
+        least: Tensor | None = None,
+    ) -> Tensor:
         """As of every head. Where no gradient is asked for, a catalogue is scored block by block and user by user, so
         that what lies between the layers stays in the cache: by a compiled kernel where there is one, else by torch.
         """
@@ -254,7 +270,7 @@ class MLPHead(Head):
             return super().scores(weights, vectors, bias, index)
         network, shelf_of = self.unrolled(weights)
         compiled = kernels() if fits(network) else None
-        scorer = None if compiled is None else compiled.scorer(network)
+        scorer = None if compiled is None else compiled.scorer(network, least)
         scores = vectors.new_empty(len(network.final), len(vectors))
         for start in range(0, len(vectors), _BLOCK):
             block = slice(start, start + _BLOCK)

@@ -1,9 +1,11 @@
 /* The two loops of serving that torch cannot keep in the cache: an MLP over a catalogue, and the best of a row of scores.
+ * Six items by 64 units stay in registers through a layer, and what lies between two layers in the nearest cache.
  *
  * Letters: T users, N items, H units of a layer. Widths are padded to a multiple of LANES by the caller, with zeros.
  * Everything is float32; what is computed of an item depends on neither its neighbours nor the number of items.
  */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -84,30 +86,123 @@ typedef struct {
     const float *final;         /* [T, widths[depth - 1]] */
     const float *final_bias;    /* [T] */
     const float *item_bias;     /* [N] */
+    const uint32_t *halves;     /* [T, widths[0] / 2, widths[1]] weights[0] in bf16, two rows in one; NULL: score all exactly */
+    const float *reach;         /* [T] how far a score moves at most when the first layer's output moves by one */
+    const float *size;          /* [T] what else stands in the sums of a score */
+    const float *least;         /* [T] scores below do not count */
     float *scores;              /* [T, N] with a stride of `stride` */
     long users, items, rows_stride, stride;
 } network;
 
-INLINE void panel(int rows, const network *net, long t, long i, const float **pointers)
+/* final . hidden for each row. */
+INLINE void outputs(int rows, const network *net, long t, long i, const float *hidden, float *scores)
 {
-    float hidden[2][ROWS * MAX_WIDTH] __attribute__((aligned(64)));
+    long width = net->widths[net->depth - 1];
+    const float *final = net->final + t * width;
+    for (int r = 0; r < rows; r++) {
+        lanes sum = {0};
+        for (long c = 0; c < width; c += LANES) sum += *(const lanes *)(hidden + r * width + c) * *(const lanes *)(final + c);
+        float score = net->item_bias[i + r] + net->final_bias[t];
+        for (int c = 0; c < LANES; c++) score += sum[c];
+        scores[r] = score;
+    }
+}
+
+/* The layers behind the first, and the scores. */
+INLINE void upper(int rows, const network *net, long t, long i, float hidden[2][ROWS * MAX_WIDTH], float *scores)
+{
     const long *widths = net->widths;
-    long first = net->offsets[t], count = net->offsets[t + 1] - first;
-    for (long k = 0; k < count; k++) pointers[k] = net->rows + net->places[first + k] * net->rows_stride + i;
-    layer(rows, count, pointers, 0, 0, net->moves + first * widths[0], net->base ? net->base + i * widths[0] : 0, widths[0],
-          net->biases[0] + t * widths[0], hidden[0], widths[0]);
     for (long n = 1; n < net->depth; n++)
         layer(rows, widths[n - 1], 0, hidden[(n - 1) & 1], widths[n - 1],
               net->weights[n - 1] + t * widths[n - 1] * widths[n], 0, 0, net->biases[n] + t * widths[n], hidden[n & 1], widths[n]);
-    long width = widths[net->depth - 1];
-    const float *last = hidden[(net->depth - 1) & 1], *final = net->final + t * width;
-    for (int r = 0; r < rows; r++) {
-        lanes sum = {0};
-        for (long c = 0; c < width; c += LANES) sum += *(const lanes *)(last + r * width + c) * *(const lanes *)(final + c);
-        float score = net->item_bias[i + r] + net->final_bias[t];
-        for (int c = 0; c < LANES; c++) score += sum[c];
-        net->scores[t * net->stride + i + r] = score;
+    outputs(rows, net, t, i, hidden[(net->depth - 1) & 1], scores);
+}
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+
+/* Which of ROWS items may score `least` or more, as bits: two hidden layers, the second one in bf16.
+ *
+ * Rounding both factors to bf16 moves a product by (2^-7 + 2^-16) of its size at most, so by Cauchy and Schwarz a score by
+ * that times |x| sum_h |final_h| |w_h|. The rest of FAR covers the rounding of 64 .. 1,024 float32 sums, on both sides. */
+#define FAR 0.008f
+#define NEAR 0.0003f
+
+static unsigned contenders(const network *net, long t, long i, const float *x)
+{
+    const long *widths = net->widths;
+    uint32_t pairs[ROWS][MAX_WIDTH / 2] __attribute__((aligned(64)));
+    float norms[ROWS], upper[ROWS * MAX_WIDTH] __attribute__((aligned(64))), scores[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        __m512 squares = _mm512_setzero_ps();
+        for (long k = 0; k < widths[0]; k += LANES) {
+            __m512 some = _mm512_loadu_ps(x + r * widths[0] + k);
+            squares = _mm512_fmadd_ps(some, some, squares);
+            _mm256_store_si256((__m256i *)(pairs[r] + k / 2), (__m256i)_mm512_cvtneps_pbh(some));
+        }
+        norms[r] = sqrtf(_mm512_reduce_add_ps(squares));
     }
+    const uint32_t *halves = net->halves + t * widths[0] / 2 * widths[1];
+    const float *bias = net->biases[1] + t * widths[1];
+    for (long c0 = 0; c0 < widths[1]; c0 += 4 * LANES) {
+        int blocks = widths[1] - c0 >= 4 * LANES ? 4 : (int)((widths[1] - c0) / LANES);
+        __m512 sums[ROWS][4];
+        for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < 4; c++) sums[r][c] = _mm512_loadu_ps(bias + c0 + (c < blocks ? c : 0) * LANES);
+        for (long k = 0; k < widths[0] / 2; k++) {
+            __m512bh column[4];
+            for (int c = 0; c < 4; c++)
+                column[c] = (__m512bh)_mm512_loadu_si512(halves + k * widths[1] + c0 + (c < blocks ? c : 0) * LANES);
+            for (int r = 0; r < ROWS; r++) {
+                __m512bh factor = (__m512bh)_mm512_set1_epi32((int)pairs[r][k]);
+                for (int c = 0; c < 4; c++) sums[r][c] = _mm512_dpbf16_ps(sums[r][c], factor, column[c]);
+            }
+        }
+        for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < blocks; c++) *(lanes *)(upper + r * widths[1] + c0 + c * LANES) = relu((lanes)sums[r][c]);
+    }
+    outputs(ROWS, net, t, i, upper, scores);
+    unsigned found = 0;
+    for (int r = 0; r < ROWS; r++) {
+        float slack = FAR * norms[r] * net->reach[t] + NEAR * (net->size[t] + fabsf(net->item_bias[i + r]));
+        found |= (unsigned)!(scores[r] + slack < net->least[t]) << r; /* NaN contends: it is to be seen */
+    }
+    return found;
+}
+
+int prefilters(void) { return 1; }
+#else
+static unsigned contenders(const network *net, long t, long i, const float *x)
+{
+    (void)net, (void)t, (void)i, (void)x;
+    return (1u << ROWS) - 1;
+}
+
+int prefilters(void) { return 0; }
+#endif
+
+INLINE void panel(int rows, const network *net, long t, long i, const float **pointers)
+{
+    float hidden[2][ROWS * MAX_WIDTH] __attribute__((aligned(64)));
+    long width = net->widths[0], first = net->offsets[t], count = net->offsets[t + 1] - first;
+    float *scores = net->scores + t * net->stride + i;
+    for (long k = 0; k < count; k++) pointers[k] = net->rows + net->places[first + k] * net->rows_stride + i;
+    layer(rows, count, pointers, 0, 0, net->moves + first * width, net->base ? net->base + i * width : 0, width,
+          net->biases[0] + t * width, hidden[0], width);
+    if (rows == ROWS && net->halves) {
+        unsigned found = contenders(net, t, i, hidden[0]);
+        if (found != (1u << ROWS) - 1) {
+            float one[2][ROWS * MAX_WIDTH] __attribute__((aligned(64)));
+            for (int r = 0; r < ROWS; r++) {
+                scores[r] = -FLT_MAX;
+                if (!(found >> r & 1)) continue;
+                memcpy(one[0], hidden[0] + r * width, sizeof(float) * (size_t)width);
+                upper(1, net, t, i + r, one, scores + r);
+            }
+            return;
+        }
+    }
+    upper(rows, net, t, i, hidden, scores);
 }
 
 /* pointers: room for as many as the longest user has places. */

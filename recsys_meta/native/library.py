@@ -71,6 +71,10 @@ class _CNetwork(ctypes.Structure):
         ("final", ctypes.c_void_p),
         ("final_bias", ctypes.c_void_p),
         ("item_bias", ctypes.c_void_p),
+        ("halves", ctypes.c_void_p),
+        ("reach", ctypes.c_void_p),
+        ("size", ctypes.c_void_p),
+        ("least", ctypes.c_void_p),
         ("scores", ctypes.c_void_p),
         ("users", ctypes.c_long),
         ("items", ctypes.c_long),
@@ -94,9 +98,15 @@ class Kernels:
             *(pointer, number, pointer, pointer),
         ]
         self._merge.restype = None
+        self.prefilters: bool = bool(library.prefilters())
 
-    def scorer(self, network: Network) -> Callable[[Shelf, Tensor], None]:
-        """Shelf of N items, out [T, N] -> writes the scores of each user; ``out`` may be columns of a wider tensor."""
+    def scorer(self, network: Network, least: Tensor | None = None) -> Callable[[Shelf, Tensor], None]:
+        """Shelf of N items, out [T, N] -> writes the scores of each user; ``out`` may be columns of a wider tensor.
+
+        With ``least``, [T], two hidden layers and a processor that has bf16 products, a score certainly below that of its
+        user is not computed to the end: the second layer in bf16 and a bound on what its rounding can do rule it out, and
+        the lowest float stands in its place. All other scores are what they are without ``least``, to the bit.
+        """
         widths = [_padded(network.moves.shape[1]), *(_padded(bias.shape[1]) for _, bias in network.layers)]
         weights = [
             _wide(weight.mT, height, width)
@@ -111,6 +121,12 @@ class Kernels:
         ).contiguous()
         places, offsets = network.places.contiguous(), network.offsets.contiguous()
         longest = int(offsets.diff().max()) if users else 0
+        halves = reach = size = None
+        if least is not None and self.prefilters and len(weights) == 1:
+            halves = weights[0].bfloat16().reshape(users, -1, 2, widths[1]).mT.contiguous()  # [T, H_0 / 2, H_1, 2]
+            reach = (final.abs() * weights[0].norm(dim=1)).sum(1)
+            size = (final * biases[1]).abs().sum(1) + final_bias.abs()
+            least = least.float().contiguous()
 
         def scores(shelf: Shelf, out: Tensor) -> None:
             rows, bias = shelf.rows.contiguous(), shelf.bias.contiguous()
@@ -129,6 +145,10 @@ class Kernels:
                     final=final.data_ptr(),
                     final_bias=final_bias.data_ptr(),
                     item_bias=bias.data_ptr(),
+                    halves=None if halves is None else halves.data_ptr(),
+                    reach=None if reach is None else reach.data_ptr(),
+                    size=None if size is None else size.data_ptr(),
+                    least=None if least is None else least.data_ptr(),
                     scores=out.data_ptr(),
                     users=users,
                     items=len(bias),

@@ -237,6 +237,8 @@ def test_the_compiled_path_lists_what_the_plain_one_does(head: str, monkeypatch:
     sizes = Sizes(FeatureSizes(ids=31), FeatureSizes(ids=400))
     learner = MAML(sizes, head=head, dim=16, hidden=(24, 12), num_steps=3, step_sizes="per_step")  # type: ignore[arg-type]
     fast = run(learner, lists, catalogue_of(400), top_k=100, batch_size=8, tile_size=150)
+    filtered = run(learner, lists, catalogue_of(400), top_k=100, batch_size=8, tile_size=150, prefilter=True)
+    assert repr(filtered) == repr(fast)  # in which NaN equals NaN
     for module in ("recsys_meta.models.heads", "recsys_meta.adaptation.recommend"):
         monkeypatch.setattr(f"{module}.kernels", lambda: None)
     plain = run(learner, lists, catalogue_of(400), top_k=100, batch_size=8, tile_size=150)

@@ -106,6 +106,39 @@ def test_what_is_not_finite_is_seen_and_harms_no_other_user(planted: float) -> N
     assert torch.equal(found[[0, 2]], clean[[0, 2]])
 
 
+@pytest.mark.skipif(not (kernels() and compiled().prefilters), reason="no bf16 products on this processor")
+@given(
+    seed=st.integers(0, 10**6),
+    items=st.integers(1, 300),
+    hidden=st.tuples(st.integers(1, 150), st.integers(1, 150)),
+    scale=st.sampled_from([1e-3, 0.1, 1.0, 30.0]),
+)
+@settings(max_examples=80, deadline=None)
+def test_what_the_prefilter_rules_out_is_below_and_all_else_exact(
+    seed: int, items: int, hidden: tuple[int, int], scale: float
+) -> None:
+    network, shelf = networks(seed, 3, items, hidden, shared=True)
+    network = network._replace(layers=[(scale * weight, bias) for weight, bias in network.layers])
+    exact, found = scored(network, shelf), torch.empty(3, items)
+    least = exact.sort(dim=1, descending=True).values[:, min(items - 1, 1 + seed % 20)]
+    compiled().scorer(network, least)(shelf, found)
+    ruled_out = found == torch.finfo(torch.float32).min
+    assert (exact[ruled_out] < least.unsqueeze(1).expand_as(exact)[ruled_out]).all()
+    assert torch.equal(found[~ruled_out], exact[~ruled_out])
+
+
+@pytest.mark.skipif(not (kernels() and compiled().prefilters), reason="no bf16 products on this processor")
+def test_the_prefilter_spares_most_scores_of_a_wide_catalogue_and_hides_no_odd_one() -> None:
+    network, shelf = networks(1, 3, 3000, (64, 64), shared=True)
+    assert shelf.base is not None
+    shelf.base[5, 3] = torch.nan
+    exact, found = scored(network, shelf), torch.empty(3, 3000)
+    least = exact.nan_to_num(-9e9).topk(10).values[:, -1]
+    compiled().scorer(network, least)(shelf, found)
+    assert found[:, 5].isnan().all()
+    assert (found == torch.finfo(torch.float32).min).float().mean() > 0.8
+
+
 def test_layers_wider_than_the_kernels_room_are_left_to_torch() -> None:
     for width, fits in ((1024, True), (1025, False)):
         network, _ = networks(0, 2, 3, (8, width), shared=True)
