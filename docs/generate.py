@@ -32,13 +32,17 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], type[BaseModel] | None], ...] =
     ("Cold users", "`cold`", settings.ColdSettings, None),
     ("Candidates", "`candidates`", settings.CandidateSettings, None),
     ("Learners", "`learner`, `learners`, `baselines`", settings.LearnerSettings, None),
+    ("Baselines", "`baselines`", settings.BaselineSettings, None),
     ("Training", "`training`", settings.TrainingSettings, None),
     ("Moments", "`training.moments`", settings.MomentSettings, None),
     ("Adaptation", "`adaptation`", settings.AdaptationSettings, None),
     ("Publishing", "`publish`", settings.PublishSettings, None),
     ("Rating episodes", "`protocol` with `kind: rating`", settings.RatingProtocol, None),
     ("Ranking episodes", "`protocol` with `kind: ranking`", settings.RankingProtocol, None),
+    ("Listed candidates", "`protocol` with `kind: listed`", settings.ListedProtocol, None),
     ("Held-out users", "`protocol` with `kind: held_out_users`", settings.HeldOutProtocol, None),
+    ("A moment for all", "`protocol` with `kind: temporal`", settings.TemporalProtocol, None),
+    ("The next day", "`protocol` with `kind: next_day`", settings.NextDayProtocol, None),
 )  # fmt: skip
 
 

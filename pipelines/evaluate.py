@@ -3,22 +3,23 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import torch
 
-from pipelines.inputs import Inputs, cast_ids, read_inputs, source_of
-from pipelines.learning import Model, clock_of, fit_or_reuse
-from pipelines.settings import EvaluateSettings, HeldOutProtocol, LearnerSettings, RatingProtocol
-from recsys_meta import ingest, store
-from recsys_meta.adaptation.judging import Oracle, judge_ranking, judge_rating, oracle_users
+from pipelines.inputs import read_inputs
+from pipelines.judged import Tasks, Trial, trial_of
+from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
+from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettings, duration_text
+from recsys_meta import store
+from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import Negatives, group, select, split_users, user_keys
+from recsys_meta.episodes import Negatives, group, user_keys
 from recsys_meta.evaluation.intervals import LOWER_IS_BETTER, paired_differences, shot_order, summarize
-from recsys_meta.evaluation.protocols import FixedEpisodes, ProtocolError
 from recsys_meta.evaluation.report import markdown
 from recsys_meta.evaluation.sanity import (
     check_batch_size,
@@ -27,67 +28,46 @@ from recsys_meta.evaluation.sanity import (
     check_shuffled_labels,
     shuffled_labels,
 )
-from recsys_meta.ingest.sources import read
 from recsys_meta.store.atomic import write_bytes_atomically
-from recsys_meta.tables import ITEM_ID, USER_ID
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, Ragged
 
 log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
 
-_HELD_OUT_SEED = 1_000_003
 _SANITY_TASKS = 256  # tasks that the checks are run on, beside the figures themselves
 _SHUFFLED_FROM = 50  # users; what fewer have in common is told by their shuffled labels too
-_RATING_LOSSES = ("squared", "absolute")
-
-
-class Tasks(NamedTuple):
-    """Who is judged, and on what: one row per task in each."""
-
-    user_ids: pl.Series
-    draws: torch.Tensor  # [T] int64
-    support: Histories
-    query: Histories
-    rating: bool  # whether predicted values are judged, or the ranking
-
-    def first(self, n: int) -> "Tasks":
-        """The first tasks."""
-        rows = torch.arange(min(n, len(self.user_ids)))
-        return self._replace(
-            user_ids=self.user_ids.head(n),
-            draws=self.draws[:n],
-            support=self.support.take(rows),
-            query=self.query.take(rows),
-        )
 
 
 def evaluate(settings: EvaluateSettings, fingerprint: str) -> Summary:
-    """Fits, judges, compares and writes; prints the table of the chief metric."""
+    """Fits, judges, compares and writes; prints the tables."""
     workspace = store.Workspace(settings.workspace)
     with workspace.lock(f"evaluation-{fingerprint[:8]}"):
-        inputs = read_inputs(settings, None)
-        tasks, inputs, training_users = tasks_of(settings, inputs)
-        check_disjoint(tasks.support, tasks.query)
+        trial = trial_of(settings, read_inputs(settings, None))
+        check_disjoint(trial.tasks.support, trial.tasks.query)
+        few = trial.tasks.take(torch.arange(min(_SANITY_TASKS, len(trial.tasks.user_ids))))
         check_oracle(
-            judge(settings, Oracle(tasks.query), oracle_users(len(tasks.user_ids)), tasks, plain(inputs))
+            judge(settings, Oracle(few.query), oracle_users(len(few.user_ids)), few, plain(trial.item_ids))
         )
+        known = group(trial.inputs.events, trial.inputs.user_ids, trial.item_ids)
         pages, costs = [], {}
-        names = unique_names([*settings.learners, *settings.baselines])
-        for name, choice in zip(names, [*settings.learners, *settings.baselines], strict=True):
+        choices: list[LearnerSettings | BaselineSettings] = [*settings.learners, *settings.baselines]
+        names = unique_names(choices)
+        for place, (name, choice) in enumerate(zip(names, choices, strict=True)):
             began = time.monotonic()
+            story = with_window(settings, choice)
             model = fit_or_reuse(
-                settings,
+                story,
                 LearnerSettings(class_path=choice.class_path, init_args=choice.init_args),
-                inputs,
-                training_users,
+                trial.inputs,
+                trial.training_users,
                 workspace=workspace,
-                moment=None,
+                moment=trial.moment,
                 run_date=datetime.now(UTC).date(),
             )
             fitted = time.monotonic()
             pages.append(
-                judged(settings, name, model, inputs, tasks, shuffle=name in names[: len(settings.learners)])
+                judged(story, name, model, trial, few, known, shuffle=place < len(settings.learners))
             )
             costs[name] = {
                 "model_version": model.version,
@@ -101,9 +81,8 @@ def evaluate(settings: EvaluateSettings, fingerprint: str) -> Summary:
             )
         judgements = pl.concat(pages)
         summary = summarize(judgements, settings.bootstrap_draws, settings.seed)
-        metric = f"ndcg@{settings.protocol.cutoff}" if not tasks.rating else "mae"
         shown = [markdown(summary, name) for name in summary["metric"].unique(maintain_order=True).to_list()]
-        comparison = compared(settings, judgements, summary, names, metric)
+        comparison = compared(settings, judgements, summary, names, chief_metric(settings, trial.tasks))
         folder = workspace.root / "evaluations" / fingerprint[:8]
         folder.mkdir(parents=True, exist_ok=True)
         judgements.write_parquet(folder / "judgements.parquet")
@@ -115,103 +94,46 @@ def evaluate(settings: EvaluateSettings, fingerprint: str) -> Summary:
     return result
 
 
-def tasks_of(settings: EvaluateSettings, inputs: Inputs) -> tuple[Tasks, Inputs, pl.Series]:
-    """The tasks, what is left to learn from, and the users to learn from."""
-    protocol = settings.protocol
-    if isinstance(protocol, HeldOutProtocol):
-        return held_out_tasks(settings, protocol, inputs)
-    columns = (USER_ID, ITEM_ID, "draw", "position", "role", *([protocol.value] if protocol.value else []))
-    rows = read(source_of(protocol.episodes), columns, ids=(USER_ID, ITEM_ID)).table
-    rows = rows.with_columns(cast_ids(rows[name], inputs.interactions) for name in (USER_ID, ITEM_ID))
-    rating = isinstance(protocol, RatingProtocol)
-    inputs = inputs._replace(judged=rows[ITEM_ID].unique())
-    try:
-        episodes = FixedEpisodes.from_table(rows, inputs.item_ids, value=protocol.value)
-    except ProtocolError as error:
-        raise ingest.InputError(f"{protocol.episodes.path}: {error}") from error
-    users = inputs.interactions[USER_ID].unique().sort()
-    both = users.is_in(episodes.user_ids.implode())
-    if both.any():
-        raise ingest.InputError(
-            f"{int(both.sum())} judged users stand among the interactions to learn from, first {users.filter(both)[0]!r};"
-            " expected none: leave them out with interactions.where"
-        )
-    return Tasks(*episodes, rating), inputs, users
-
-
-def held_out_tasks(
-    settings: EvaluateSettings, protocol: HeldOutProtocol, inputs: Inputs
-) -> tuple[Tasks, Inputs, pl.Series]:
-    """Users held out of the interactions: in time where it is known, else in a random order per draw."""
-    users = inputs.events[USER_ID].unique().sort()
-    # Another seed than that of the validation users: these would all stand among the held-out ones.
-    parts = split_users(users, protocol.share, settings.seed + _HELD_OUT_SEED)
-    train, held_out = (users.gather(rows.numpy()) for rows in parts)
-    histories = group(inputs.events, held_out, inputs.item_ids)
-    long_enough = (histories.lengths >= protocol.min_history).nonzero().squeeze(1)
-    histories, ids = histories.take(long_enough), held_out.gather(long_enough.numpy())
-    if ids.is_empty():
-        raise ingest.InputError(
-            f"none of {len(held_out)} held-out users has {protocol.min_history} events; lower protocol.min_history"
-        )
-    largest = max((shot for shot in protocol.shots if shot != "all"), default=0)
-    supports, queries = [], []
-    for draw in range(protocol.draws):
-        ordered = histories if histories.timed else shuffled(histories, settings.seed + draw)
-        place = torch.arange(len(ordered.items)) - ordered.offsets[:-1].repeat_interleave(ordered.lengths)
-        # The largest shot is support, the rest is query; with "all" the last query_size (or half) are.
-        lengths = ordered.lengths.repeat_interleave(ordered.lengths)
-        cut = torch.full_like(lengths, largest)
-        if "all" in protocol.shots:
-            cut = lengths - (
-                torch.full_like(lengths, protocol.query_size) if protocol.query_size else lengths // 2
-            )
-        cut = cut.minimum(lengths - 1)
-        query = place >= cut
-        if protocol.query_size:
-            query &= place < cut + protocol.query_size
-        supports.append(select(ordered, place < cut))
-        queries.append(select(ordered, query))
-    learned = inputs._replace(
-        interactions=without(inputs.interactions, held_out),
-        events=without(inputs.events, held_out),
-        judged=inputs.item_ids,
-    )
-    loss = settings.learners[0].init_args.get("loss", "squared") if settings.learners else "squared"
-    rating = protocol.metrics == "rating" or (protocol.metrics == "auto" and loss in _RATING_LOSSES)
-    tasks = Tasks(
-        pl.concat([ids] * protocol.draws),
-        torch.arange(protocol.draws).repeat_interleave(len(ids)),
-        stacked(supports),
-        stacked(queries),
-        rating,
-    )
-    return tasks, learned, train
+def with_window(settings: EvaluateSettings, choice: LearnerSettings | BaselineSettings) -> EvaluateSettings:
+    """The settings that one of the judged is fitted and judged with: a baseline may have a popularity of its own."""
+    if isinstance(choice, BaselineSettings) and choice.popularity_window is not None:
+        return settings.model_copy(update={"popularity_window": choice.popularity_window})
+    return settings
 
 
 def judged(
-    settings: EvaluateSettings, name: str, model: Model, inputs: Inputs, tasks: Tasks, *, shuffle: bool
+    settings: EvaluateSettings,
+    name: str,
+    model: Model,
+    trial: Trial,
+    few: Tasks,
+    known: Histories,
+    *,
+    shuffle: bool,
 ) -> pl.DataFrame:
     """The judgements of one learner, after the checks that would show them to be worthless.
 
+    few: the first of the tasks, for the checks. known: what everybody did, on the items of the trial.
     shuffle: whether to check shuffled labels. A learner whose prior knows nothing learns the mean rating from them.
     """
-    learner = model.bundle.learner
-    items = inputs.item_ids
+    learner, inputs, items = model.bundle.learner, trial.inputs, trial.item_ids
+    eligible = None
+    if inputs.candidates is not None:
+        eligible = items.is_in(inputs.candidates.implode()).to_torch()
     features = model.bundle.item_encoder.encode(items, inputs.items)
-    clock = clock_of(settings, features, group(inputs.events, inputs.user_ids, items))
-    catalogue = clock.at(None)
-    users = model.bundle.user_encoder.encode(tasks.user_ids, inputs.users)
-    few = tasks.first(_SANITY_TASKS)
+    catalogue = catalogue_at(clock_of(settings, features, known, eligible), trial.moment)
+    users = model.bundle.user_encoder.encode(trial.tasks.user_ids, inputs.users)
     some = users.take(torch.arange(len(few.user_ids)))
     run = partial(judge, settings, learner, name=name)
     check_batch_size(lambda size: run(some, few, catalogue, batch_size=size), (64, 17))
     if shuffle and few.user_ids.n_unique() >= _SHUFFLED_FROM:
-        mixed = few._replace(support=shuffled_labels(few.support, settings.seed))
+        mixed = few._replace(
+            support=shuffled_labels(few.support, settings.seed, ranked=few.judged != "rating")
+        )
         check_shuffled_labels(run(some, mixed, catalogue, with_prior=True))
     elif shuffle:
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
-    return run(users, tasks, catalogue)
+    return run(users, trial.tasks, catalogue)
 
 
 def judge(
@@ -243,16 +165,23 @@ def judge(
         "user_ids": tasks.user_ids,
         "draws": tasks.draws,
         "shots": [0, *shots] if with_prior and 0 not in shots else shots,
+        "newest": tasks.newest,
         "k": protocol.cutoff,
         "name": name,
         "batch_size": batch_size or settings.batch_size,
         "seed": settings.seed,
         "prepare": with_negatives,
     }
-    if tasks.rating:
-        clip = None if protocol.kind == "ranking" else protocol.clip
-        return judge_rating(learner, tasks.support, tasks.query, users, catalogue, clip=clip, **arguments)
-    return judge_ranking(learner, tasks.support, tasks.query, users, catalogue, **arguments)
+    if tasks.judged == "rating":
+        arguments["clip"] = getattr(protocol, "clip", None)
+    judge_tasks = {"rating": judge_rating, "ranking": judge_ranking, "listed": judge_listed}[tasks.judged]
+    return judge_tasks(learner, tasks.support, tasks.query, users, catalogue, **arguments)
+
+
+def chief_metric(settings: EvaluateSettings, tasks: Tasks) -> str:
+    """The metric that learners are compared by."""
+    k = settings.protocol.cutoff
+    return {"rating": "mae", "ranking": f"ndcg@{k}", "listed": f"ndcg_of_listed@{k}"}[tasks.judged]
 
 
 def compared(
@@ -288,9 +217,9 @@ def compared(
     return {"metric": metric, "higher_is_better": higher, "default_name": names[0], "shots": shots}
 
 
-def plain(inputs: Inputs) -> Catalogue:
+def plain(item_ids: pl.Series) -> Catalogue:
     """A catalogue of which nothing but the number of items is known, all eligible: enough for an oracle."""
-    items = len(inputs.item_ids)
+    items = len(item_ids)
     nothing = torch.zeros(items, 0)
     return Catalogue(
         Features(torch.zeros(items, dtype=torch.int64), nothing.long(), (), nothing, nothing),
@@ -299,37 +228,13 @@ def plain(inputs: Inputs) -> Catalogue:
     )
 
 
-def unique_names(choices: list[Any]) -> list[str]:
+def unique_names(choices: Sequence[LearnerSettings | BaselineSettings]) -> list[str]:
     """The class of each choice; with its settings where a class stands more than once."""
     classes = [choice.class_path.rpartition(".")[2] for choice in choices]
-    return [
-        name
-        if classes.count(name) == 1
-        else f"{name}({', '.join(f'{k}={v}' for k, v in choice.init_args.items())})"
-        for name, choice in zip(classes, choices, strict=True)
-    ]
-
-
-def without(table: pl.DataFrame, users: pl.Series) -> pl.DataFrame:
-    """The rows of everybody else."""
-    return table.filter(~pl.col(USER_ID).is_in(users.implode()))
-
-
-def stacked(histories: list[Histories]) -> Histories:
-    """One below the other."""
-    ends = torch.cat([some.lengths for some in histories]).cumsum(0)
-    return Histories(
-        torch.cat([some.items for some in histories]),
-        torch.cat([some.values for some in histories]),
-        torch.cat([some.times for some in histories]),
-        torch.cat([torch.zeros(1, dtype=torch.int64), ends]),
-    )
-
-
-def shuffled(histories: Histories, seed: int) -> Histories:
-    """Each user's interactions in a random order."""
-    chance = torch.rand(
-        len(histories.items), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    order = torch.argsort(histories.owners() + chance)
-    return histories._replace(items=histories.items[order], values=histories.values[order])
+    names = []
+    for name, choice in zip(classes, choices, strict=True):
+        said = [f"{key}={value}" for key, value in choice.init_args.items()]
+        if isinstance(choice, BaselineSettings) and choice.popularity_window is not None:
+            said.append(duration_text(choice.popularity_window))
+        names.append(f"{name}({', '.join(said)})" if said and classes.count(name) > 1 else name)
+    return names

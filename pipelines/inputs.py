@@ -24,7 +24,6 @@ class Inputs(NamedTuple):
     items: pl.DataFrame | None
     candidates: pl.Series | None  # ids of the items that may be recommended; None: all
     requested: pl.Series | None  # ids of a table of users to score; None where the settings say who
-    judged: pl.Series | None  # ids of the items of fixed episodes; None where nothing is judged
     quarantine: pl.DataFrame
     counts: dict[str, int]
 
@@ -110,10 +109,10 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
             pl.lit(1.0, pl.Float32).alias(VALUE)
         )
     users, items = (checked[name].table if name in checked else None for name in ("users", "items"))
-    candidates = requested = None
-    if isinstance(story, NightSettings):
-        candidates = ids_of(story.candidates.table, ITEM_ID)
-        requested = ids_of(story.score, USER_ID) if isinstance(story.score, IdTableSettings) else None
+    candidates = ids_of(story.candidates.table, ITEM_ID)
+    requested = None
+    if isinstance(story, NightSettings) and isinstance(story.score, IdTableSettings):
+        requested = ids_of(story.score, USER_ID)
     return Inputs(
         interactions,
         events,
@@ -121,7 +120,6 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
         same_ids(items, ITEM_ID, interactions),
         None if candidates is None else cast_ids(candidates, interactions),
         None if requested is None else cast_ids(requested, interactions),
-        None,
         pl.concat([found.quarantine for found in checked.values()]),
         {f"{name}_{what}": n for name, found in checked.items() for what, n in found.counts.items()},
     )

@@ -12,7 +12,7 @@ import torch
 
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.outcomes import ConfigError, NothingToDo
-from pipelines.settings import LearnerSettings, NightSettings, Story
+from pipelines.settings import LearnerSettings, Story
 from recsys_meta import __version__, ingest, store
 from recsys_meta.algorithms.base import Learner
 from recsys_meta.episodes import (
@@ -185,7 +185,9 @@ def recipe_of(story: Story, choice: LearnerSettings) -> str:
     training = story.training.model_dump(mode="json", exclude={"reuse_for_days", "accelerator"})
     features = [[list(feature) for feature in declared(table)] for table in (story.users, story.items)]
     windows = story.model_dump(mode="json", include={"seed", "popularity_window", "item_windows"})
-    return store.fingerprint([__version__, choice.model_dump(mode="json"), training, features, windows])
+    who_and_what = [story.cold.below, str(story.candidates.seen_within)]  # episodes around moments read these
+    learner = choice.model_dump(mode="json")
+    return store.fingerprint([__version__, learner, training, features, windows, who_and_what])
 
 
 def newest_bundle(workspace: store.Workspace, recipe: str, run_date: date, days: int) -> Path | None:
@@ -211,7 +213,7 @@ def clock_of(
         known.times,
         windows=story.item_windows,
         popularity_window=story.popularity_window,
-        candidate_window=story.candidates.seen_within if isinstance(story, NightSettings) else None,
+        candidate_window=story.candidates.seen_within,
         eligible=eligible,
     )
 
@@ -251,7 +253,7 @@ def sampler_of(
             clock,
             moments=sorted(map(microseconds, moments)),
             horizon=horizon,
-            history_below=story.cold.below - 1 if isinstance(story, NightSettings) else None,
+            history_below=story.cold.below - 1,
             **drawn,
         )
     return RandomSplits(

@@ -132,7 +132,6 @@ class LearnerSettings(ClassSettings):
     )
 
 
-AnyClass = Annotated[ClassSettings, BeforeValidator(_class_spec)]
 AnyLearner = Annotated[LearnerSettings, BeforeValidator(_class_spec)]
 
 
@@ -357,6 +356,8 @@ class Story(Settings):
     item_windows: tuple[Duration, ...] = Field(
         default=(), description="log counts of events within each of these times become features of the items"
     )
+    cold: ColdSettings = Field(default=ColdSettings(), description="who counts as cold")
+    candidates: CandidateSettings = Field(default=CandidateSettings(), description="what may be recommended")
     training: TrainingSettings = Field(
         default=TrainingSettings(), description="how the learner is meta-trained"
     )
@@ -367,6 +368,7 @@ class Story(Settings):
             "popularity_window": self.popularity_window is not None,
             "item_windows": bool(self.item_windows),
             "training.split": self.training.split != "random",
+            "candidates.seen_within": self.candidates.seen_within is not None,
             **self._timed(),
         }
         without = [name for name, needed in timed.items() if needed and self.interactions.timestamp is None]
@@ -389,12 +391,10 @@ class NightSettings(Story):
     run_date: date | None = Field(
         default=None, description="day of the run; it ends the day, at midnight UTC; none: today"
     )
-    cold: ColdSettings = Field(default=ColdSettings(), description="who counts as cold")
     score: Annotated[
         Annotated[Literal["cold", "all"], Tag("a word")] | Annotated[IdTableSettings, Tag("a table")],
         Discriminator(_score_kind),
     ] = Field(default="cold", description="who is scored: cold, all, or a table of ids (path, id)")
-    candidates: CandidateSettings = Field(default=CandidateSettings(), description="what may be recommended")
     exclude_consumed: bool = Field(default=True, description="whether what a user already met is left out")
     top_k: PositiveInt = Field(default=20, description="items published per user")
     learner: AnyLearner = Field(default=LearnerSettings(), description="what is meta-trained and adapted")
@@ -403,20 +403,27 @@ class NightSettings(Story):
         default=PublishSettings(), description="what is published, and for how long"
     )
 
-    def _timed(self) -> dict[str, bool]:
-        return {"candidates.seen_within": self.candidates.seen_within is not None}
-
 
 Shot = NonNegativeInt | Literal["all"]
+
+
+_KINDS = "rating, ranking, listed, held_out_users, temporal or next_day"
 
 
 class _EpisodeSettings(Settings):
     """Fixed episodes in a file, so that every figure is read off the same rows."""
 
     episodes: SourceSettings = Field(
-        description="user_id, item_id, draw, position and role (support or query), and values"
+        description="user_id, item_id, role (support or query), and the columns named below"
+    )
+    validation: SourceSettings | None = Field(
+        default=None, description="the same of validation users; none: training users are held out for it"
     )
     value: str | None = Field(default=None, description="column of the rating in the episodes")
+    position: str = Field(default="position", description="column that orders the rows of an episode, from 0")
+    draw: str | None = Field(
+        default="draw", description="column that tells several episodes of a user apart; none: one each"
+    )
     shots: tuple[Shot, ...] = Field(
         default=(1, 3, 5, 10, 20, "all"),
         min_length=1,
@@ -427,7 +434,7 @@ class _EpisodeSettings(Settings):
 class RatingProtocol(_EpisodeSettings):
     """Fixed episodes judged by the error of the predicted rating."""
 
-    kind: Literal["rating"] = Field(description="rating, ranking or held_out_users")
+    kind: Literal["rating"] = Field(description=_KINDS)
     value: str = Field(default="rating", description="column of the rating in the episodes")
     clip: tuple[FiniteFloat, FiniteFloat] | None = Field(
         default=None, description="predictions are cut to this range"
@@ -438,17 +445,25 @@ class RatingProtocol(_EpisodeSettings):
 class RankingProtocol(_EpisodeSettings):
     """Fixed episodes judged by ranking the whole catalogue except the support rows used."""
 
-    kind: Literal["ranking"] = Field(description="rating, ranking or held_out_users")
+    kind: Literal["ranking"] = Field(description=_KINDS)
     shots: tuple[Shot, ...] = Field(
         default=(1, 3, 5, 10, 20), min_length=1, description="support sizes judged: the first k support rows"
     )
     cutoff: PositiveInt = Field(default=10, description="length at which the metrics are read")
 
 
+class ListedProtocol(_EpisodeSettings):
+    """Fixed episodes judged by ranking the candidates that they list: their query rows, relevant where of value above 0."""
+
+    kind: Literal["listed"] = Field(description=_KINDS)
+    value: str = Field(default="rating", description="column of the label in the episodes")
+    cutoff: PositiveInt = Field(default=5, description="length at which the metrics are read")
+
+
 class HeldOutProtocol(Settings):
     """Users held out of the interactions themselves, judged on what they did beyond their support set."""
 
-    kind: Literal["held_out_users"] = Field(description="rating, ranking or held_out_users")
+    kind: Literal["held_out_users"] = Field(description=_KINDS)
     share: OpenShare = Field(default=0.1, description="share of the users held out")
     min_history: PositiveInt = Field(
         default=13, description="held-out users with a shorter history are not judged"
@@ -458,7 +473,8 @@ class HeldOutProtocol(Settings):
     )
     draws: PositiveInt = Field(default=1, description="times that support and query are drawn")
     metrics: Literal["auto", "rating", "ranking"] = Field(
-        default="auto", description="auto: rating where the learner's loss is in the units of the values"
+        default="auto",
+        description="auto: rating where the loss set for the learner is in the units of the values, or they vary",
     )
     shots: tuple[Shot, ...] = Field(
         default=(0, 1, 3, 5, 10), min_length=1, description="support sizes judged"
@@ -469,22 +485,93 @@ class HeldOutProtocol(Settings):
     cutoff: PositiveInt = Field(default=10, description="length at which the metrics are read")
 
 
+class TemporalProtocol(Settings):
+    """One moment for all: learned from what lies before it, judged on users who first come after it, query after support."""
+
+    kind: Literal["temporal"] = Field(description=_KINDS)
+    share: OpenShare = Field(default=0.2, description="share of the events that lie after the moment")
+    moment: date | None = Field(
+        default=None, description="the moment is the midnight, UTC, that begins this day; none: told by share"
+    )
+    min_query: PositiveInt = Field(
+        default=1, description="users with fewer events beyond the largest shot are not judged"
+    )
+    query_size: PositiveInt | None = Field(
+        default=None, description="query examples; none: all beyond the largest shot"
+    )
+    max_users: PositiveInt | None = Field(
+        default=None, description="so many of the users are judged, drawn by their ids; none: all"
+    )
+    metrics: Literal["auto", "rating", "ranking"] = Field(
+        default="auto",
+        description="auto: rating where the loss set for the learner is in the units of the values, or they vary",
+    )
+    shots: tuple[Shot, ...] = Field(
+        default=(0, 1, 3, 5, 10), min_length=1, description="support sizes judged: the first k events"
+    )
+    clip: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        default=None, description="predicted ratings are cut to this range"
+    )
+    cutoff: PositiveInt = Field(default=10, description="length at which the metrics are read")
+
+
+class NextDayProtocol(Settings):
+    """What a night is for: learned until a midnight, judged on what its cold users meet the day after, new to them."""
+
+    kind: Literal["next_day"] = Field(description=_KINDS)
+    day: date = Field(description="the night is the one that ends this day, UTC; judged on the day after")
+    max_users: PositiveInt | None = Field(
+        default=None, description="so many of the users are judged, drawn by their ids; none: all"
+    )
+    shots: tuple[Shot, ...] = Field(
+        default=(0, 1, 3, "all"), min_length=1, description="support sizes judged: the newest k events"
+    )
+    cutoff: PositiveInt = Field(default=10, description="length at which the metrics are read")
+
+
+Protocol = (
+    RatingProtocol | RankingProtocol | ListedProtocol | HeldOutProtocol | TemporalProtocol | NextDayProtocol
+)
+
+
+class BaselineSettings(ClassSettings):
+    """A baseline of an evaluation."""
+
+    popularity_window: Duration | None = Field(
+        default=None, description="popularity_window for this one alone; none: that of the evaluation"
+    )
+
+
+AnyBaseline = Annotated[BaselineSettings, BeforeValidator(_class_spec)]
+
+
 class EvaluateSettings(Story):
     """An evaluation: learners and baselines judged on the same users at every number of shots."""
 
     PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
 
-    protocol: Annotated[RatingProtocol | RankingProtocol | HeldOutProtocol, Discriminator("kind")] = Field(
+    protocol: Annotated[Protocol, Discriminator("kind")] = Field(
         description="which users are judged, on what, and how"
+    )
+    judge: Literal["test", "validation"] = Field(
+        default="test",
+        description="who is judged; validation: users taken in the same way from what is learned from, for tuning",
     )
     learners: tuple[AnyLearner, ...] = Field(
         default=(LearnerSettings(),),
         description="what is meta-trained and judged: class paths, or class_path and init_args",
     )
-    baselines: tuple[AnyClass, ...] = Field(
-        default=(), description="what is judged beside them, in the same form"
+    baselines: tuple[AnyBaseline, ...] = Field(
+        default=(),
+        description="what is judged beside them, in the same form, with popularity_window where wanted",
     )
     batch_size: PositiveInt = Field(default=256, description="users judged at once")
     bootstrap_draws: PositiveInt = Field(
         default=1000, description="resamples of the users behind every interval"
     )
+
+    def _timed(self) -> dict[str, bool]:
+        return {
+            "protocol.kind": self.protocol.kind in ("temporal", "next_day"),
+            "baselines.popularity_window": any(choice.popularity_window for choice in self.baselines),
+        }

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recsys_meta.algorithms.base import Learner, TaskState
 from recsys_meta.episodes import collate, head
+from recsys_meta.episodes import newest as last
 from recsys_meta.evaluation.intervals import ALL
 from recsys_meta.evaluation.metrics import (
     absolute_errors,
@@ -51,6 +52,7 @@ def judge_rating(
     user_ids: pl.Series,
     draws: Tensor | None = None,
     shots: Sequence[int | None] = SHOTS,
+    newest: bool = False,
     clip: tuple[float, float] | None = None,
     k: int = 5,
     name: str | None = None,
@@ -61,9 +63,9 @@ def judge_rating(
     """Judges predicted ratings: mae, mse (reported as rmse by ``summarize``), ndcg_exponential@k and ndcg_linear@k.
 
     support, query, users, user_ids, draws: T tasks each (a user drawn five times stands five times); shot k adapts on
-    the first k support rows. Predictions are clipped for the errors, not for the ranking of the query items. Runs where
-    the catalogue lies; learner and catalogue have to be on one device. seed: of the shuffle that breaks ties.
-    Gives columns of ``tables.JUDGEMENTS``; name: in the column learner, by default that of the class.
+    the first k support rows, or the last k (``newest``). Predictions are clipped for the errors, not for the ranking of
+    the query items. Runs where the catalogue lies; learner and catalogue have to be on one device. seed: of the shuffle
+    that breaks ties. Gives columns of ``tables.JUDGEMENTS``; name: in the column learner, by default that of the class.
     """
     places = tie_places(len(catalogue.eligible), seed).to(catalogue.log_popularity.device)
 
@@ -78,7 +80,7 @@ def judge_rating(
             f"ndcg_linear@{k}": rated_ndcg(scores, ratings, mask, k, "linear", ties),
         }
 
-    book = _measured(learner, support, query, users, catalogue, shots, batch_size, prepare, measure)
+    book = _measured(learner, support, query, users, catalogue, shots, newest, batch_size, prepare, measure)
     return book.judgements(name or type(learner).__name__, user_ids, draws)
 
 
@@ -92,6 +94,7 @@ def judge_ranking(
     user_ids: pl.Series,
     draws: Tensor | None = None,
     shots: Sequence[int | None] = SHOTS,
+    newest: bool = False,
     k: int = 10,
     name: str | None = None,
     batch_size: int = 256,
@@ -111,7 +114,40 @@ def judge_ranking(
         candidates = catalogue.eligible & ~multi_hot(used.items, used.mask, items)
         return ranking_metrics(scores_of(None), candidates, relevant, k, places)
 
-    book = _measured(learner, support, query, users, catalogue, shots, batch_size, prepare, measure)
+    book = _measured(learner, support, query, users, catalogue, shots, newest, batch_size, prepare, measure)
+    return book.judgements(name or type(learner).__name__, user_ids, draws)
+
+
+def judge_listed(
+    learner: Learner,
+    support: Histories,
+    query: Histories,
+    users: Features,
+    catalogue: Catalogue,
+    *,
+    user_ids: pl.Series,
+    draws: Tensor | None = None,
+    shots: Sequence[int | None] = SHOTS,
+    newest: bool = False,
+    k: int = 5,
+    name: str | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    prepare: Prepare = unchanged,
+) -> pl.DataFrame:
+    """Judges the ranking of the query rows alone: ndcg_of_listed@k.
+
+    Candidates are the rows of the query, those of value above 0 are relevant: sampled negatives beside what was chosen,
+    say. Such a figure tells nothing of a whole catalogue. Everything else as in ``judge_ranking``.
+    """
+    places = tie_places(len(catalogue.eligible), seed).to(catalogue.log_popularity.device)
+
+    def measure(scores_of: ScoresOf, judged: Examples, used: Examples) -> dict[str, Tensor]:
+        relevant = (judged.targets > 0).to(judged.targets)
+        scores, ties = scores_of(judged.items), places[judged.items]
+        return {f"ndcg_of_listed@{k}": rated_ndcg(scores, relevant, judged.mask, k, "linear", ties)}
+
+    book = _measured(learner, support, query, users, catalogue, shots, newest, batch_size, prepare, measure)
     return book.judgements(name or type(learner).__name__, user_ids, draws)
 
 
@@ -168,13 +204,15 @@ def _measured(
     users: Features,
     catalogue: Catalogue,
     shots: Sequence[int | None],
+    newest: bool,
     batch_size: int,
     prepare: Prepare,
     measure: Callable[[ScoresOf, Examples, Examples], dict[str, Tensor]],
 ) -> "_Book":
     """Runs all tasks through all shots, without dropout. measure: scores, query and support used -> metrics to [B]."""
     device = catalogue.log_popularity.device
-    histories = [support if shot is None else head(support, shot) for shot in shots]
+    some_of = last if newest else head
+    histories = [support if shot is None else some_of(support, shot) for shot in shots]
     book = _Book()
     training = learner.training
     learner.eval()

@@ -15,6 +15,8 @@ from recsys_meta.tensors import Histories
 # What an oracle reaches. Recall is left out: with more than k relevant items even an oracle cannot reach 1.
 _PERFECT = {"mae": 0.0, "rmse": 0.0, "ndcg": 1.0, "hit_rate": 1.0, "mrr": 1.0}
 
+_SURE = 0.99  # of the interval that speaks against a learner: several metrics and shots are looked at
+
 
 class SanityError(AssertionError):
     """An evaluation contradicts itself: its figures must not be believed."""
@@ -47,19 +49,20 @@ def check_oracle(judgements: pl.DataFrame, tolerance: float = 1e-6) -> None:
             )
 
 
-def shuffled_labels(support: Histories, seed: int) -> Histories:
+def shuffled_labels(support: Histories, seed: int, *, ranked: bool = False) -> Histories:
     """The same tasks with what they observed dealt out anew among all tasks.
 
-    Ratings are shuffled over the rows. Where all values agree (implicit events) the label is the item: items are shuffled.
+    Ratings are shuffled over the rows. Where rankings are judged (``ranked``), or all values agree, the label is the item:
+    items are shuffled, each with its value, since even of a sampled negative the item would tell whose it was.
     """
     order = torch.randperm(len(support.items), generator=torch.Generator().manual_seed(seed))
-    if len(order) and bool((support.values == support.values[0]).all()):
-        return support._replace(items=support.items[order])
+    if ranked or (len(order) and bool((support.values == support.values[0]).all())):
+        return support._replace(items=support.items[order], values=support.values[order])
     return support._replace(values=support.values[order])
 
 
 def check_shuffled_labels(
-    shuffled: pl.DataFrame, tolerance: float = 0.02, draws: int = 200, seed: int = 0
+    shuffled: pl.DataFrame, tolerance: float = 0.02, draws: int = 1000, seed: int = 0
 ) -> None:
     """Adapted on shuffled labels a learner does no better than at shot 0: otherwise it knows the query from elsewhere.
 
@@ -73,7 +76,7 @@ def check_shuffled_labels(
     )
     if len(prior) == 0:
         raise SanityError("shuffled labels were not judged at shot 0; without the prior nothing can be said")
-    found = against_prior(shuffled, draws, seed).join(prior, on=["learner", "metric"])
+    found = against_prior(shuffled, draws, seed, level=_SURE).join(prior, on=["learner", "metric"])
     gained = found.filter(
         (pl.col("verdict") == "better") & (pl.col("difference").abs() > tolerance * pl.col("prior").abs())
     )

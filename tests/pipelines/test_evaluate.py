@@ -68,7 +68,7 @@ def test_learners_and_baselines_are_judged_at_every_shot_and_compared(world, cap
 def test_support_comes_before_query_and_held_out_users_are_not_trained_on(world) -> None:
     loaded = load(EvaluateSettings, [world / "evaluate.yaml"])
     inputs = evaluate.read_inputs(loaded.settings, None)
-    tasks, learned, training = evaluate.tasks_of(loaded.settings, inputs)
+    tasks, learned, training = (lambda trial: trial[:3])(evaluate.trial_of(loaded.settings, inputs))
     assert not set(tasks.user_ids) & set(learned.interactions["user_id"])
     assert set(training) == set(learned.interactions["user_id"])
     assert set(training) | set(tasks.user_ids) <= set(inputs.interactions["user_id"])
