@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from io import BytesIO
 from typing import NamedTuple
 
@@ -10,12 +11,14 @@ import polars as pl
 from pipelines.outcomes import NothingToDo
 from pipelines.settings import FeatureSettings, IdTableSettings, NightSettings, SourceSettings, Story
 from recsys_meta import ingest
+from recsys_meta.episodes import Sightings, group
 from recsys_meta.tables import ITEM_ID, TIMESTAMP, USER_ID, VALUE, Feature
+from recsys_meta.tensors import Histories
 
 _SLICE = 1_000_000  # rows hashed at once: bounds the memory of a fingerprint
 
 
-class Inputs(NamedTuple):
+class Tables(NamedTuple):
     """Checked tables, before the moment of the run."""
 
     interactions: pl.DataFrame  # all of them: what users consumed
@@ -27,7 +30,11 @@ class Inputs(NamedTuple):
     quarantine: pl.DataFrame
     counts: dict[str, int]
 
-    @property
+
+class Inputs(Tables):
+    """Checked tables and what follows from them, each worked out once, when it is first asked for."""
+
+    @cached_property
     def item_ids(self) -> pl.Series:
         """Every item that was met or is listed, in order: the rows of the catalogue."""
         listed = [] if self.items is None else [self.items[ITEM_ID]]
@@ -35,7 +42,7 @@ class Inputs(NamedTuple):
             self.interactions[ITEM_ID], *listed, *([] if self.candidates is None else [self.candidates])
         )
 
-    @property
+    @cached_property
     def user_ids(self) -> pl.Series:
         """Every user that did something, is listed or is asked for, in order."""
         listed = [] if self.users is None else [self.users[USER_ID]]
@@ -43,6 +50,24 @@ class Inputs(NamedTuple):
             self.interactions[USER_ID], *listed, *([] if self.requested is None else [self.requested])
         )
 
+    @cached_property
+    def histories(self) -> Histories:
+        """The events of every user, rows as in ``user_ids``, items as in ``item_ids``."""
+        return group(self.events, self.user_ids, self.item_ids)
+
+    @cached_property
+    def consumed(self) -> Histories:
+        """All interactions of every user, likewise."""
+        if self.events is self.interactions:
+            return self.histories
+        return group(self.interactions, self.user_ids, self.item_ids)
+
+    @cached_property
+    def sightings(self) -> Sightings:
+        """When each item of ``item_ids`` was met in the events."""
+        return Sightings(self.histories.items, self.histories.times, len(self.item_ids))
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 of everything that was read and kept."""
         digest = hashlib.sha256()

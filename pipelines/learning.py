@@ -20,8 +20,9 @@ from recsys_meta.episodes import (
     FeatureEncoder,
     MomentSplits,
     RandomSplits,
-    group,
+    Sightings,
     num_derived,
+    rows_of,
     split_users,
     user_keys,
 )
@@ -30,7 +31,6 @@ from recsys_meta.tables import VALUE
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Sizes
 from recsys_meta.training.building import build
 from recsys_meta.training.bundle import Bundle, load_bundle, save_bundle
-from recsys_meta.training.fitting import fit
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +110,9 @@ def fit_or_reuse(
     )
     torch.manual_seed(story.seed)
     learner = build(choice.class_path, choice.init_args, Sizes(user_encoder.sizes, item_encoder.sizes))
-    histories = group(events, training_users, items)
+    histories = inputs.histories.take(rows_of(training_users, inputs.user_ids).cast(pl.Int64).to_torch())
     users = user_encoder.encode(training_users, inputs.users)
-    clock = clock_of(
-        story, item_encoder.encode(items, inputs.items), group(inputs.events, inputs.user_ids, items)
-    )
+    clock = clock_of(story, item_encoder.encode(items, inputs.items), inputs.sightings)
     refuse_constant_values(learner, events)
     learner.fit_statistics(histories, clock.at(None))
     metrics: dict[str, float | None] = {}
@@ -127,6 +125,9 @@ def fit_or_reuse(
                 f"no episode can be drawn from the {events.height} events of {len(train)} users to train on"
                 f" (training.split: {story.training.split}; see training.moments and cold.below)"
             )
+        # Here, for it imports Lightning: seconds that a night without training does not need.
+        from recsys_meta.training.fitting import fit
+
         if not validation:
             log.warning("no validation users: training does not stop early, see training.validation_share")
         report = fit(
@@ -204,13 +205,14 @@ def newest_bundle(workspace: store.Workspace, recipe: str, run_date: date, days:
 
 
 def clock_of(
-    story: Story, items: Features, known: Histories, eligible: torch.Tensor | None = None
+    story: Story, items: Features, known: Sightings | Histories, eligible: torch.Tensor | None = None
 ) -> CatalogueClock:
     """The catalogue of any moment, as of all events known."""
+    if isinstance(known, Histories):
+        known = Sightings(known.items, known.times, len(items.ids))
     return CatalogueClock(
         items,
-        known.items,
-        known.times,
+        known,
         windows=story.item_windows,
         popularity_window=story.popularity_window,
         candidate_window=story.candidates.seen_within,

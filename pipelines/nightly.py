@@ -3,8 +3,8 @@
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from pipelines.settings import NightSettings
 from recsys_meta import store
 from recsys_meta.adaptation.frames import Frames, to_frames
 from recsys_meta.adaptation.recommend import REASONS, Recommended, recommend
-from recsys_meta.episodes import Negatives, group, rows_of, user_keys
+from recsys_meta.episodes import Negatives, rows_of, user_keys
+from recsys_meta.prefetch import prefetched
 from recsys_meta.tables import ITEM_ID, SOURCES, USER_ID
 from recsys_meta.tensors import Examples, Ragged
 
@@ -104,13 +105,7 @@ def decide_users(night: NightSettings, inputs: Inputs) -> Who:
     Raises NothingToDo where nobody is to be scored.
     """
     user_ids = inputs.user_ids
-    lengths = (
-        pl.DataFrame({USER_ID: user_ids})
-        .join(inputs.interactions.group_by(USER_ID).len("n"), on=USER_ID, how="left", maintain_order="left")[
-            "n"
-        ]
-        .fill_null(0)
-    )
+    lengths = pl.Series(inputs.consumed.lengths.numpy())
     cold = user_ids.filter(lengths < night.cold.below)
     warm = user_ids.filter(lengths >= night.cold.below)
     if inputs.requested is not None:
@@ -172,7 +167,7 @@ class Run:
 
     def fingerprint(self, inputs: Inputs, model: Model) -> str:
         """Of everything the rows depend on."""
-        return store.fingerprint([self.config_fingerprint, inputs.fingerprint(), model.bundle.fingerprint])
+        return store.fingerprint([self.config_fingerprint, inputs.fingerprint, model.bundle.fingerprint])
 
     def shards(self, who: Who) -> list[pl.Series]:
         """The requested users in parts that a killed run does not repeat."""
@@ -192,68 +187,67 @@ class Run:
             left = self.unfinished(inputs, who, model)
             if not left:
                 return
-            settings, bundle = self.night.adaptation, model.bundle
-            items = inputs.item_ids
-            histories = group(inputs.events, who.user_ids, items)
-            consumed = group(inputs.interactions, who.user_ids, items)
-            users = bundle.user_encoder.encode(who.user_ids, inputs.users)
-            eligible = None
-            if inputs.candidates is not None:
-                eligible = items.is_in(inputs.candidates.implode()).to_torch()
-            clock = clock_of(self.night, bundle.item_encoder.encode(items, inputs.items), histories, eligible)
-            catalogue = catalogue_at(clock, self.moment)
-            negatives, keys = Negatives(catalogue, seed=self.night.seed), user_keys(who.user_ids)
-
-            def with_negatives(support: Examples, rows: torch.Tensor) -> Examples:
-                if not bundle.learner.negatives:
-                    return support
-                known = Ragged(histories.items, histories.offsets).take(rows)
-                return negatives.append(support, keys[rows], known, bundle.learner.negatives, stream=0)
-
-            shards = self.shards(who)
-
-            def batches_of(rows: torch.Tensor) -> Iterator[Recommended]:
-                return recommend(
-                    bundle.learner,
-                    histories,
-                    users,
-                    catalogue,
-                    rows=rows,
-                    consumed=consumed if self.night.exclude_consumed else None,
-                    top_k=self.night.top_k,
-                    batch_size=settings.batch_size,
-                    tile_size=settings.tile_size,
-                    newest=settings.newest,
-                    prepare=with_negatives,
-                    vectors=self.night.publish.vectors,
-                    seed=self.night.seed,
-                    device=device_of(self.night.training.accelerator),
-                )
-
-            def work() -> Iterator[int]:
-                for number in left:
-                    rows = rows_of(shards[number], who.user_ids).cast(pl.Int64).to_torch()
-                    frames = []
-                    for batch in batches_of(rows):
-                        frames.append(
+            batches = self.recommended(left, inputs, who, model)
+            total = sum(len(self.shards(who)[number]) for number in left)
+            made: list[Frames] = []
+            # Scored in a thread of its own, written in this one: the disk is waited for while the next users are served.
+            with closing(prefetched(lambda: batches)) as ahead:
+                for number, batch in progress(ahead, what="users adapted", total=total, size=served):
+                    if batch is None:
+                        write_shard(run, number, made)
+                        made = []
+                    else:
+                        ids = {"user_ids": who.user_ids, "item_ids": inputs.item_ids}
+                        made.append(
                             to_frames(
                                 batch,
-                                who.user_ids,
-                                items,
+                                **ids,
                                 run_id=self.run_id,
                                 model_version=model.version,
                                 generated_at=self.started_at,
                             )
                         )
-                        yield len(batch.rows)
-                    for table, parts in zip(Frames._fields, zip(*frames, strict=True), strict=True):
-                        if parts[0] is not None:
-                            run.write_part(table, number, pl.concat(parts))
-                    run.finish_shard(number, {"users": len(rows)})
 
-            total = sum(len(shards[number]) for number in left)
-            for _ in progress(work(), what="users adapted", total=total, size=lambda users: users):
-                pass
+    def recommended(
+        self, shards: Sequence[int], inputs: Inputs, who: Who, model: Model
+    ) -> Iterator[tuple[int, Recommended | None]]:
+        """The lists of these parts, batch by batch, each with the number of its part; None says that it is whole."""
+        settings, bundle = self.night.adaptation, model.bundle
+        items, histories = inputs.item_ids, inputs.histories
+        users = bundle.user_encoder.encode(who.user_ids, inputs.users)
+        eligible = None
+        if inputs.candidates is not None:
+            eligible = items.is_in(inputs.candidates.implode()).to_torch()
+        features = bundle.item_encoder.encode(items, inputs.items)
+        catalogue = catalogue_at(clock_of(self.night, features, inputs.sightings, eligible), self.moment)
+        negatives, keys = Negatives(catalogue, seed=self.night.seed), user_keys(who.user_ids)
+
+        def with_negatives(support: Examples, rows: torch.Tensor) -> Examples:
+            if not bundle.learner.negatives:
+                return support
+            known = Ragged(histories.items, histories.offsets).take(rows)
+            return negatives.append(support, keys[rows], known, bundle.learner.negatives, stream=0)
+
+        rows = rows_of(who.requested, who.user_ids).cast(pl.Int64).to_torch()
+        for number in shards:
+            for batch in recommend(
+                bundle.learner,
+                histories,
+                users,
+                catalogue,
+                rows=rows[number * settings.shard_size : (number + 1) * settings.shard_size],
+                consumed=inputs.consumed if self.night.exclude_consumed else None,
+                top_k=self.night.top_k,
+                batch_size=settings.batch_size,
+                tile_size=settings.tile_size,
+                newest=settings.newest,
+                prepare=with_negatives,
+                vectors=self.night.publish.vectors,
+                seed=self.night.seed,
+                device=device_of(self.night.training.accelerator),
+            ):
+                yield number, batch
+            yield number, None
 
     def publish(self, inputs: Inputs, who: Who, model: Model) -> store.Published:
         """Builds, validates and puts in force."""
@@ -270,7 +264,7 @@ class Run:
                 model_version=model.version,
                 model_fingerprint=model.bundle.fingerprint,
                 config_fingerprint=self.config_fingerprint,
-                data_fingerprint=inputs.fingerprint(),
+                data_fingerprint=inputs.fingerprint,
                 seed=self.night.seed,
                 versions=versions(),
                 counts=inputs.counts | counts_of(who),
@@ -341,6 +335,19 @@ class Run:
         status = self.workspace.run(self.run_id).scan("user_status")
         found = dict(status.group_by("source").len().collect().iter_rows())
         return {f"users_{source}": found.get(source, 0) for source in SOURCES}
+
+
+def served(step: tuple[int, Recommended | None]) -> int:
+    """How many users a step of ``Run.recommended`` serves."""
+    return 0 if step[1] is None else len(step[1].rows)
+
+
+def write_shard(run: store.RunFolder, number: int, made: Sequence[Frames]) -> None:
+    """Writes what was made for the users of a part, and only then that it is whole."""
+    for table, parts in zip(Frames._fields, zip(*made, strict=True), strict=True):
+        if parts[0] is not None:
+            run.write_part(table, number, pl.concat(parts))
+    run.finish_shard(number, {"users": sum(frames.user_status.height for frames in made)})
 
 
 def excerpt(run: Run, inputs: Inputs, who: Who, users: int = 3, items: int = 3) -> str:

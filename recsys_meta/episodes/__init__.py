@@ -1,6 +1,6 @@
 """Tables to tensors: histories, encoders, the catalogue as of a moment, and episodes drawn from them."""
 
-from recsys_meta.episodes.catalogue import CatalogueClock, num_derived
+from recsys_meta.episodes.catalogue import CatalogueClock, Sightings, num_derived
 from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
 from recsys_meta.episodes.encoding import FeatureEncoder, Scale
 from recsys_meta.episodes.histories import group, head, is_first, newest, select
@@ -14,6 +14,7 @@ __all__ = [
     "Negatives",
     "RandomSplits",
     "Scale",
+    "Sightings",
     "collate",
     "fixed_splits",
     "group",

@@ -22,11 +22,73 @@ def num_derived(windows: Sequence[timedelta]) -> int:
     return len(windows) + 2 if windows else 0
 
 
+class Sightings:
+    """When each item was met: interactions sorted once, for any number of clocks.
+
+    items: [M] int64, rows of a catalogue of ``num_items``. times: [M] int64 in microseconds since 1970 UTC, or of
+        length 0 where time is unknown.
+    """
+
+    def __init__(self, items: Tensor, times: Tensor, num_items: int) -> None:
+        if len(times) not in (0, len(items)):
+            raise ValueError(
+                f"{len(times)} times for {len(items)} interactions; one each was expected, or none"
+            )
+        self.timed = len(times) == len(items)
+        self.num_items = num_items
+        # Events are known by their rank in time, and item * (M + 1) + rank is sorted within each item:
+        # with ranks instead of times it stays within 64 bits whatever the span of time.
+        self._times, self._items = times, items
+        if self.timed:
+            self._times, order = torch.sort(times, stable=True)
+            self._items = items.index_select(0, order)
+        self._stride = len(items) + 1
+        self._keys, by_item = torch.sort(self._items * self._stride + torch.arange(len(items)))
+        self._times_by_item = self._times.index_select(0, by_item) if self.timed else times
+        self._begins = torch.searchsorted(self._keys, torch.arange(num_items) * self._stride)
+
+    def known(self, moment: int | None) -> int | None:
+        """The moment; without one that after the last event, or None where time is unknown.
+
+        Raises ValueError where a moment is given but time is unknown.
+        """
+        if moment is not None and not self.timed:
+            raise ValueError("a catalogue as of a moment needs times, but these interactions have none")
+        if moment is None and self.timed:
+            return int(self._times[-1]) + 1 if len(self._times) else 0
+        return moment
+
+    def counts(self, moment: int | None, window: timedelta | None) -> Tensor:
+        """The number of events of each item in the window before a known moment, [I] int64."""
+        if window is None or moment is None:
+            return self._ends(moment) - self._begins
+        recent = self._items[self._rank(moment - window // _MICROSECOND) : self._rank(moment)]
+        return torch.bincount(recent, minlength=self.num_items)
+
+    def ages(self, moment: int) -> tuple[Tensor, Tensor]:
+        """Scaled log hours since the first and since the last event of each item, [I] both."""
+        ends = self._ends(moment)
+        ages = torch.full((2, len(ends)), _NEVER)
+        seen = ends > self._begins
+        events = torch.stack([self._times_by_item[self._begins[seen]], self._times_by_item[ends[seen] - 1]])
+        ages[:, seen] = ((moment - events).double() / _HOUR).log1p().float() / _AGE_SCALE
+        return ages[0], ages[1]
+
+    def _rank(self, moment: int | None) -> int:
+        """How many events are before the moment; None: all."""
+        return len(self._items) if moment is None else int(torch.searchsorted(self._times, moment))
+
+    def _ends(self, moment: int | None) -> Tensor:
+        """Where each item's events before the moment end in ``_keys``, [I] int64."""
+        return torch.searchsorted(
+            self._keys, torch.arange(self.num_items) * self._stride + self._rank(moment)
+        )
+
+
 class CatalogueClock:
     """Gives the catalogue of any moment from all interactions known; each look costs milliseconds.
 
-    features: I items. items: [M] int64, rows of the features. times: [M] int64 in microseconds since 1970 UTC,
-        or of length 0 where time is unknown.
+    features: I items. sightings: of the same items.
     windows: for each one the log count of the events in it becomes a number of the item; with any window the
         ages since the first and the last event do too. popularity_window: what ``log_popularity`` counts in;
         None: all time.
@@ -37,19 +99,14 @@ class CatalogueClock:
     def __init__(
         self,
         features: Features,
-        items: Tensor,
-        times: Tensor,
+        sightings: Sightings,
         *,
         windows: Sequence[timedelta] = (),
         popularity_window: timedelta | None = None,
         candidate_window: timedelta | None = None,
         eligible: Tensor | None = None,
     ) -> None:
-        if len(times) not in (0, len(items)):
-            raise ValueError(
-                f"{len(times)} times for {len(items)} interactions; one each was expected, or none"
-            )
-        self.timed = len(times) == len(items)
+        self.timed = sightings.timed
         limits = [*windows, *(w for w in (popularity_window, candidate_window) if w is not None)]
         if limits and not self.timed:
             raise ValueError(
@@ -58,24 +115,17 @@ class CatalogueClock:
         if any(window <= timedelta(0) for window in limits):
             raise ValueError(f"windows {[str(w) for w in limits]} have to be longer than nothing")
         num_items = len(features.ids)
+        if sightings.num_items != num_items:
+            raise ValueError(f"the sightings are of {sightings.num_items} items, the features of {num_items}")
         if eligible is not None and len(eligible) != num_items:
             raise ValueError(f"eligible says something of {len(eligible)} items, the features of {num_items}")
         self.num_derived = num_derived(windows)
         self._features = features
+        self._sightings = sightings
         self._windows = tuple(windows)
         self._popularity_window = popularity_window
         self._candidate_window = candidate_window
         self._eligible = torch.ones(num_items, dtype=torch.bool) if eligible is None else eligible
-        # Events are known by their rank in time, and item * (M + 1) + rank is sorted within each item:
-        # with ranks instead of times it stays within 64 bits whatever the span of time.
-        self._times, order = (
-            torch.sort(times, stable=True) if self.timed else (times, torch.arange(len(items)))
-        )
-        self._items = items[order]
-        self._stride = len(items) + 1
-        self._keys, by_item = torch.sort(self._items * self._stride + torch.arange(len(items)))
-        self._times_by_item = self._times[by_item] if self.timed else times
-        self._begins = torch.searchsorted(self._keys, torch.arange(num_items) * self._stride)
 
     def at(self, moment: int | None) -> Catalogue:
         """The catalogue as of events strictly before the moment, in microseconds since 1970 UTC.
@@ -83,12 +133,13 @@ class CatalogueClock:
         None: as of all events, the moment after the last one. Without times only None can be answered.
         Raises ValueError where a moment is given but time is unknown.
         """
-        moment = self._known(moment)
-        popularity = self._counts(moment, self._popularity_window).float().log1p()
+        moment = self._sightings.known(moment)
+        popularity = self._sightings.counts(moment, self._popularity_window).float().log1p()
         features = self._features
         if self._windows:
-            counts = [self._counts(moment, w).float().log1p() / _COUNT_SCALE for w in self._windows]
-            derived = torch.stack([*counts, *self._ages(moment)], 1)
+            assert moment is not None  # windows are there with times alone
+            counts = [self._sightings.counts(moment, w).float().log1p() / _COUNT_SCALE for w in self._windows]
+            derived = torch.stack([*counts, *self._sightings.ages(moment)], 1)
             features = features._replace(numbers=torch.cat([features.numbers, derived], 1))
         return Catalogue(features, popularity, self.eligible(moment))
 
@@ -96,42 +147,9 @@ class CatalogueClock:
         """Which items may be recommended at the moment, [I] bool: ``at(moment).eligible`` alone."""
         if self._candidate_window is None:
             return self._eligible
-        return self._eligible & (self._counts(self._known(moment), self._candidate_window) > 0)
+        moment = self._sightings.known(moment)
+        return self._eligible & (self._sightings.counts(moment, self._candidate_window) > 0)
 
     def seen(self, moment: int | None) -> Tensor:
         """Which items have any event before the moment, [I] bool."""
-        return self._counts(self._known(moment), None) > 0
-
-    def _known(self, moment: int | None) -> int | None:
-        if moment is not None and not self.timed:
-            raise ValueError("a catalogue as of a moment needs times, but these interactions have none")
-        if moment is None and self.timed:
-            return int(self._times[-1]) + 1 if len(self._times) else 0
-        return moment
-
-    def _rank(self, moment: int | None) -> int:
-        """How many events are before the moment; None: all."""
-        return len(self._items) if moment is None else int(torch.searchsorted(self._times, moment))
-
-    def _ends(self, moment: int | None) -> Tensor:
-        """Where each item's events before the moment end in ``_keys``, [I] int64."""
-        return torch.searchsorted(
-            self._keys, torch.arange(len(self._begins)) * self._stride + self._rank(moment)
-        )
-
-    def _counts(self, moment: int | None, window: timedelta | None) -> Tensor:
-        """The number of events of each item in the window before the moment, [I] int64."""
-        if window is None or moment is None:
-            return self._ends(moment) - self._begins
-        recent = self._items[self._rank(moment - window // _MICROSECOND) : self._rank(moment)]
-        return torch.bincount(recent, minlength=len(self._begins))
-
-    def _ages(self, moment: int | None) -> tuple[Tensor, Tensor]:
-        """Scaled log hours since the first and since the last event of each item, [I] both."""
-        assert moment is not None  # windows are there with times alone
-        ends = self._ends(moment)
-        ages = torch.full((2, len(ends)), _NEVER)
-        seen = ends > self._begins
-        events = torch.stack([self._times_by_item[self._begins[seen]], self._times_by_item[ends[seen] - 1]])
-        ages[:, seen] = ((moment - events).double() / _HOUR).log1p().float() / _AGE_SCALE
-        return ages[0], ages[1]
+        return self._sightings.counts(self._sightings.known(moment), None) > 0

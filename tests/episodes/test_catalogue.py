@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recsys_meta.episodes import CatalogueClock, num_derived
+from recsys_meta.episodes import CatalogueClock, Sightings, num_derived
 from recsys_meta.tensors import Features
 
 HOUR = 3_600_000_000  # microseconds
@@ -33,7 +33,7 @@ def columns(events: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
 
 def clock(events: list[tuple[int, int]], **options: object) -> CatalogueClock:
     items, times = columns(events)
-    return CatalogueClock(features(NUM_ITEMS), items, times, **options)
+    return CatalogueClock(features(NUM_ITEMS), Sightings(items, times, NUM_ITEMS), **options)
 
 
 @given(events=EVENTS, hour=st.none() | HOURS)
@@ -87,7 +87,8 @@ def test_eligible_and_seen_answer_as_the_whole_catalogue_does(
 
 
 def test_without_times_there_is_the_total_count_and_no_moment() -> None:
-    untimed = CatalogueClock(features(3), torch.tensor([2, 0, 2]), torch.zeros(0, dtype=torch.int64))
+    sightings = Sightings(torch.tensor([2, 0, 2]), torch.zeros(0, dtype=torch.int64), 3)
+    untimed = CatalogueClock(features(3), sightings)
     catalogue = untimed.at(None)
     assert catalogue.log_popularity.tolist() == pytest.approx([math.log(2), 0, math.log(3)])
     assert catalogue.eligible.all()
@@ -95,7 +96,7 @@ def test_without_times_there_is_the_total_count_and_no_moment() -> None:
     with pytest.raises(ValueError, match="needs times"):
         untimed.at(HOUR)
     with pytest.raises(ValueError, match="need times"):
-        CatalogueClock(features(3), torch.tensor([2]), torch.zeros(0, dtype=torch.int64), windows=WINDOWS)
+        CatalogueClock(features(3), sightings, windows=WINDOWS)
 
 
 def test_items_that_may_not_be_recommended_never_become_eligible() -> None:
@@ -114,7 +115,8 @@ def test_the_number_of_derived_numbers_is_known_beforehand(windows: tuple[timede
 def test_a_span_of_centuries_and_many_items_does_not_overflow() -> None:
     century = 100 * 365 * 24 * HOUR
     items = torch.tensor([999_999, 0, 999_999, 999_999])
-    told = CatalogueClock(features(1_000_000), items, torch.tensor([-century, 0, century, 2 * century]))
+    times = torch.tensor([-century, 0, century, 2 * century])
+    told = CatalogueClock(features(1_000_000), Sightings(items, times, 1_000_000))
     catalogue = told.at(century + 1)
     assert catalogue.log_popularity[[0, 999_998, 999_999]].tolist() == pytest.approx(
         [math.log(2), 0, math.log(3)]
@@ -124,8 +126,11 @@ def test_a_span_of_centuries_and_many_items_does_not_overflow() -> None:
 def test_a_misfit_of_sizes_or_an_empty_window_is_refused() -> None:
     items, times = columns([(0, 1), (1, 2)])
     with pytest.raises(ValueError, match="1 times for 2 interactions"):
-        CatalogueClock(features(2), items, times[:1])
+        Sightings(items, times[:1], 2)
+    sightings = Sightings(items, times, 2)
+    with pytest.raises(ValueError, match="of 2 items, the features of 3"):
+        CatalogueClock(features(3), sightings)
     with pytest.raises(ValueError, match="3 items, the features of 2"):
-        CatalogueClock(features(2), items, times, eligible=torch.ones(3, dtype=torch.bool))
+        CatalogueClock(features(2), sightings, eligible=torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="longer than nothing"):
-        CatalogueClock(features(2), items, times, popularity_window=timedelta(0))
+        CatalogueClock(features(2), sightings, popularity_window=timedelta(0))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.episodes import CatalogueClock, MomentSplits, RandomSplits, fixed_splits
+from recsys_meta.episodes import CatalogueClock, MomentSplits, RandomSplits, Sightings, fixed_splits
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories
 
 HOUR = 3_600_000_000  # microseconds
@@ -282,7 +282,7 @@ def moment_splits(events: list[list[tuple[int, int]]], **options: object) -> Mom
     clock_options = {
         name: options.pop(name) for name in ("candidate_window", "eligible", "windows") if name in options
     }
-    clock = CatalogueClock(features(6), told.items, told.times, **clock_options)
+    clock = CatalogueClock(features(6), Sightings(told.items, told.times, 6), **clock_options)
     settled = {"moments": [10 * HOUR], "horizon": timedelta(hours=6), "batch_size": 2} | options
     return MomentSplits(told, features(len(events)), clock, **settled)
 
@@ -482,7 +482,8 @@ def test_support_and_query_do_not_draw_the_same_negatives() -> None:
 
 def test_a_user_meets_other_negatives_at_another_moment() -> None:
     told = timed([[(1, 0), (5, 1), (9, 2)], [(0, item) for item in range(3)]])
-    clock = CatalogueClock(features(200), torch.cat([torch.arange(200), told.items]), torch.zeros(206).long())
+    met = torch.cat([torch.arange(200), told.items])
+    clock = CatalogueClock(features(200), Sightings(met, torch.zeros(206).long(), 200))
     splits = MomentSplits(
         told,
         features(2),
@@ -503,7 +504,7 @@ def test_moments_need_times_and_a_horizon() -> None:
         moment_splits(BUSY, moments=[])
     told = histories([[1]])
     untimed = told._replace(times=told.times[:0])
-    clock = CatalogueClock(features(6), untimed.items, untimed.times)
+    clock = CatalogueClock(features(6), Sightings(untimed.items, untimed.times, 6))
     with pytest.raises(ValueError, match="need times"):
         MomentSplits(untimed, features(1), clock, moments=[0], horizon=timedelta(days=1))
 
