@@ -41,8 +41,6 @@ _FROM_ADAPTED, _FROM_PRIOR, _FROM_POPULARITY = (SOURCES.index(name) for name in 
 _USERS_TOGETHER = 4096
 
 
-_PREFILTERED_TOGETHER = 1024  # items
-
 # Users adapted at a time on a CPU. Of an MLP's inner loop, 64 take two thirds of the time per user that 256 take.
 _ADAPTED_TOGETHER = 64
 
@@ -103,7 +101,8 @@ def recommend(
         seed: of the order in which items of equal score are listed.
         device: where to compute.
         workers: batches computed beside each other, by a thread each.
-        prefilter: whether learners may rule out items by bf16 first (``Learner.contenders``); the lists are the same.
+        prefilter: whether learners may rule out items by bf16 first (``Learner.contenders``) from the second
+            tile on; the lists are the same.
 
     Raises:
         ValueError: ``top_k``, ``batch_size``, ``tile_size``, ``newest`` or ``workers`` is below 1.
@@ -120,9 +119,7 @@ def recommend(
     learner = learner.to(device).eval()
     catalogue = catalogue.to(device)
     codes = learner.encode(catalogue)
-    # The border that a prefilter holds scores against is known after a tile only.
-    tile = min(tile_size, _PREFILTERED_TOGETHER) if prefilter else tile_size
-    shop = _Shop.of(codes, catalogue, tile_size=tile, top_k=top_k, seed=seed, prefilter=prefilter)
+    shop = _Shop.of(codes, catalogue, tile_size=tile_size, top_k=top_k, seed=seed, prefilter=prefilter)
     lengths = histories.lengths[rows]
     if newest is not None:
         lengths = lengths.clamp(max=newest)

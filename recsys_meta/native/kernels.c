@@ -87,7 +87,8 @@ typedef struct {
     const float *final_bias;    /* [T] */
     const float *item_bias;     /* [N] */
     const uint32_t *halves;     /* [T, widths[0] / 2, widths[1]] weights[0] in bf16, two rows in one; NULL: score all exactly */
-    const float *reach;         /* [T] how far a score moves at most when the first layer's output moves by one */
+    const float *reach;         /* [T, widths[0]] how far a score moves at most with each output of the first layer */
+    const float *blur;          /* [T, widths[0]] and how far by what `halves` leaves out */
     const float *size;          /* [T] what else stands in the sums of a score */
     const float *least;         /* [T] scores below do not count */
     float *scores;              /* [T, N] with a stride of `stride` */
@@ -123,24 +124,30 @@ INLINE void upper(int rows, const network *net, long t, long i, float hidden[2][
 
 /* Which of ROWS items may score `least` or more, as bits: two hidden layers, the second one in bf16.
  *
- * Rounding both factors to bf16 moves a product by (2^-7 + 2^-16) of its size at most, so by Cauchy and Schwarz a score by
- * that times |x| sum_h |final_h| |w_h|. The rest of FAR covers the rounding of 64 .. 1,024 float32 sums, on both sides. */
-#define FAR 0.008f
-#define NEAR 0.0003f
+ * With ^ for what bf16 makes of a number, x . w - x^ . w^ = (x - x^) . w + x^ . (w - w^). Both differences are known, and a
+ * score moves by no more than |final_h| times what unit h does, so by no more than |x - x^| . reach + |x^| . blur, where
+ * reach_k = sum_h |final_h w_hk| and blur_k = sum_h |final_h (w_hk - w^_hk)|. SUMS covers the rounding of float32 sums of up to
+ * 1,024 terms, on both sides. */
+#define SUMS 0.0002f
 
 static unsigned contenders(const network *net, long t, long i, const float *x)
 {
     const long *widths = net->widths;
     uint32_t pairs[ROWS][MAX_WIDTH / 2] __attribute__((aligned(64)));
-    float norms[ROWS], upper[ROWS * MAX_WIDTH] __attribute__((aligned(64))), scores[ROWS];
+    float slack[ROWS], upper[ROWS * MAX_WIDTH] __attribute__((aligned(64))), scores[ROWS];
+    const float *reach = net->reach + t * widths[0], *blur = net->blur + t * widths[0];
     for (int r = 0; r < ROWS; r++) {
-        __m512 squares = _mm512_setzero_ps();
+        __m512 sum = _mm512_setzero_ps(), moved = _mm512_setzero_ps();
         for (long k = 0; k < widths[0]; k += LANES) {
-            __m512 some = _mm512_loadu_ps(x + r * widths[0] + k);
-            squares = _mm512_fmadd_ps(some, some, squares);
-            _mm256_store_si256((__m256i *)(pairs[r] + k / 2), (__m256i)_mm512_cvtneps_pbh(some));
+            __m512 some = _mm512_loadu_ps(x + r * widths[0] + k), far = _mm512_loadu_ps(reach + k);
+            __m256i half = (__m256i)_mm512_cvtneps_pbh(some);
+            __m512 back = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+            _mm256_store_si256((__m256i *)(pairs[r] + k / 2), half);
+            moved = _mm512_fmadd_ps(_mm512_abs_ps(_mm512_sub_ps(some, back)), far, moved);
+            moved = _mm512_fmadd_ps(_mm512_abs_ps(back), _mm512_loadu_ps(blur + k), moved);
+            sum = _mm512_fmadd_ps(_mm512_abs_ps(some), far, sum);
         }
-        norms[r] = sqrtf(_mm512_reduce_add_ps(squares));
+        slack[r] = 1.001f * _mm512_reduce_add_ps(moved) + SUMS * _mm512_reduce_add_ps(sum);
     }
     const uint32_t *halves = net->halves + t * widths[0] / 2 * widths[1];
     const float *bias = net->biases[1] + t * widths[1];
@@ -164,8 +171,8 @@ static unsigned contenders(const network *net, long t, long i, const float *x)
     outputs(ROWS, net, t, i, upper, scores);
     unsigned found = 0;
     for (int r = 0; r < ROWS; r++) {
-        float slack = FAR * norms[r] * net->reach[t] + NEAR * (net->size[t] + fabsf(net->item_bias[i + r]));
-        found |= (unsigned)!(scores[r] + slack < net->least[t]) << r; /* NaN contends: it is to be seen */
+        float most = scores[r] + slack[r] + SUMS * (net->size[t] + fabsf(net->item_bias[i + r]));
+        found |= (unsigned)!(most < net->least[t]) << r; /* NaN contends: it is to be seen */
     }
     return found;
 }

@@ -73,6 +73,7 @@ class _CNetwork(ctypes.Structure):
         ("item_bias", ctypes.c_void_p),
         ("halves", ctypes.c_void_p),
         ("reach", ctypes.c_void_p),
+        ("blur", ctypes.c_void_p),
         ("size", ctypes.c_void_p),
         ("least", ctypes.c_void_p),
         ("scores", ctypes.c_void_p),
@@ -121,10 +122,14 @@ class Kernels:
         ).contiguous()
         places, offsets = network.places.contiguous(), network.offsets.contiguous()
         longest = int(offsets.diff().max()) if users else 0
-        halves = reach = size = None
-        if least is not None and self.prefilters and len(weights) == 1:
-            halves = weights[0].bfloat16().reshape(users, -1, 2, widths[1]).mT.contiguous()  # [T, H_0 / 2, H_1, 2]
-            reach = (final.abs() * weights[0].norm(dim=1)).sum(1)
+        halves = reach = blur = size = None
+        if least is not None and self.prefilters and len(weights) == 1 and bool((least > -torch.inf).any()):
+            rounded = weights[0].bfloat16()
+            halves = rounded.reshape(users, -1, 2, widths[1]).mT.contiguous()  # [T, H_0 / 2, H_1, 2]
+            reach, blur = (
+                torch.bmm(some.abs(), final.abs().unsqueeze(2)).squeeze(2).contiguous()
+                for some in (weights[0], weights[0] - rounded)
+            )
             size = (final * biases[1]).abs().sum(1) + final_bias.abs()
             least = least.float().contiguous()
 
@@ -147,6 +152,7 @@ class Kernels:
                     item_bias=bias.data_ptr(),
                     halves=None if halves is None else halves.data_ptr(),
                     reach=None if reach is None else reach.data_ptr(),
+                    blur=None if blur is None else blur.data_ptr(),
                     size=None if size is None else size.data_ptr(),
                     least=None if least is None else least.data_ptr(),
                     scores=out.data_ptr(),
