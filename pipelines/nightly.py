@@ -1,6 +1,7 @@
 """The night: yesterday's interactions in, one published set of scores out."""
 
 import logging
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -229,6 +230,8 @@ class Run:
             return negatives.append(support, keys[rows], known, bundle.learner.negatives, stream=0)
 
         rows = rows_of(who.requested, who.user_ids).cast(pl.Int64).to_torch()
+        device = device_of(self.night.training.accelerator)
+        workers = (settings.workers or len(os.sched_getaffinity(0))) if device == "cpu" else 1
         for number in shards:
             for batch in recommend(
                 bundle.learner,
@@ -244,7 +247,9 @@ class Run:
                 prepare=with_negatives,
                 vectors=self.night.publish.vectors,
                 seed=self.night.seed,
-                device=device_of(self.night.training.accelerator),
+                device=device,
+                workers=workers,
+                prefilter=settings.prefilter,
             ):
                 yield number, batch
             yield number, None

@@ -309,6 +309,13 @@ class AdaptationSettings(Settings):
 
     batch_size: PositiveInt = Field(default=256, description="users adapted at once")
     tile_size: PositiveInt = Field(default=4096, description="items scored at once")
+    workers: PositiveInt | None = Field(
+        default=None, description="threads that share the users among them on a CPU; none: one a core"
+    )
+    prefilter: bool = Field(
+        default=False,
+        description="whether an MLP may rule out items in bf16 first: the same lists, faster on large catalogues",
+    )
     newest: PositiveInt = Field(
         default=500, description="of a longer history only this many of the newest are used"
     )
