@@ -2,24 +2,40 @@
 
 import json
 import logging
-import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import polars as pl
 import torch
 
+from pipelines.cost import Cost, cost
 from pipelines.inputs import read_inputs
 from pipelines.judged import Tasks, Trial, trial_of
 from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
 from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettings, duration_text
-from recsys_meta import store
+from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import Learner
 from recsys_meta.episodes import Negatives, group, user_keys
-from recsys_meta.evaluation.intervals import LOWER_IS_BETTER, paired_differences, shot_order, summarize
+from recsys_meta.evaluation.breakdown import (
+    ON_ITEMS,
+    ItemGroups,
+    breakdown,
+    history_groups,
+    popularity_groups,
+    segment_groups,
+)
+from recsys_meta.evaluation.intervals import (
+    LOWER_IS_BETTER,
+    against_prior,
+    paired_differences,
+    shot_order,
+    summarize,
+)
 from recsys_meta.evaluation.report import markdown
 from recsys_meta.evaluation.sanity import (
     check_batch_size,
@@ -29,6 +45,8 @@ from recsys_meta.evaluation.sanity import (
     shuffled_labels,
 )
 from recsys_meta.store.atomic import write_bytes_atomically
+from recsys_meta.store.evaluations import EVALUATIONS_FILE, write_evaluation
+from recsys_meta.tables import INSTANT, USER_ID
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, Ragged
 
 log = logging.getLogger(__name__)
@@ -39,23 +57,68 @@ _SANITY_TASKS = 256  # tasks that the checks are run on, beside the figures them
 _SHUFFLED_FROM = 50  # users; what fewer have in common is told by their shuffled labels too
 
 
+class Evaluated(NamedTuple):
+    """What an evaluation found."""
+
+    result: Summary  # the learner that leads the list against the best baseline of each shot
+    judgements: pl.DataFrame
+    summary: pl.DataFrame
+    differences: pl.DataFrame  # of everybody to the best baseline of each shot, by the chief metric
+    harmed: pl.DataFrame  # by adaptation: everybody against itself at shot 0, by the chief metric
+    breakdown: pl.DataFrame
+    costs: pl.DataFrame
+    folder: Path
+
+
 def evaluate(settings: EvaluateSettings, fingerprint: str) -> Summary:
-    """Fits, judges, compares and writes; prints the tables."""
+    """Fits, judges, compares and writes; prints the tables; gives the result."""
     workspace = store.Workspace(settings.workspace)
     with workspace.lock(f"evaluation-{fingerprint[:8]}"):
-        trial = trial_of(settings, read_inputs(settings, None))
-        check_disjoint(trial.tasks.support, trial.tasks.query)
-        few = trial.tasks.take(torch.arange(min(_SANITY_TASKS, len(trial.tasks.user_ids))))
-        check_oracle(
-            judge(settings, Oracle(few.query), oracle_users(len(few.user_ids)), few, plain(trial.item_ids))
-        )
-        known = group(trial.inputs.events, trial.inputs.user_ids, trial.item_ids)
-        pages, costs = [], {}
-        choices: list[LearnerSettings | BaselineSettings] = [*settings.learners, *settings.baselines]
-        names = unique_names(choices)
-        for place, (name, choice) in enumerate(zip(names, choices, strict=True)):
-            began = time.monotonic()
-            story = with_window(settings, choice)
+        found = evaluated(settings, fingerprint, workspace)
+    print((found.folder / "tables.md").read_text())
+    print(f"{found.folder / 'report.html'}\n")
+    return found.result
+
+
+def evaluated(settings: EvaluateSettings, fingerprint: str, workspace: store.Workspace) -> Evaluated:
+    """The whole story but for what is printed. Raises SanityError where a check speaks against the figures."""
+    trial = trial_of(settings, read_inputs(settings, None))
+    judgements, costs = judge_all(settings, trial, workspace)
+    metric, names = chief_metric(settings, trial.tasks), unique_names(choices_of(settings))
+    draws, seed = settings.bootstrap_draws, settings.seed
+    summary = summarize(judgements, draws, seed)
+    baselines = names[len(settings.learners) :]
+    chief = judgements.filter(pl.col("metric") == metric)
+    differences = against_best(chief, summary, baselines, draws, seed)
+    found = Evaluated(
+        compared(summary, differences, metric, names[0], baselines),
+        judgements,
+        summary,
+        differences,
+        against_prior(chief, draws, seed),
+        breakdown(judgements, metric, groups_of(settings, trial), draws, seed),
+        costs,
+        workspace.root / "evaluations" / fingerprint[:8],
+    )
+    write(settings, fingerprint, trial, found)
+    return found
+
+
+def judge_all(
+    settings: EvaluateSettings, trial: Trial, workspace: store.Workspace
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The judgements of all learners and baselines after all checks, and what they cost."""
+    check_disjoint(trial.tasks.support, trial.tasks.query)
+    few = trial.tasks.take(torch.arange(min(_SANITY_TASKS, len(trial.tasks.user_ids))))
+    oracle = Oracle(few.query)
+    check_oracle(judge(settings, oracle, oracle_users(len(few.user_ids)), few, plain(trial.item_ids)))
+    known = group(trial.inputs.events, trial.inputs.user_ids, trial.item_ids)
+    groups = popularity_groups(torch.bincount(known.items, minlength=len(trial.item_ids)))
+    choices = choices_of(settings)
+    pages, mixed, costs = [], [], []
+    for name, choice in zip(unique_names(choices), choices, strict=True):
+        story = with_window(settings, choice)
+        with cost() as fitting:
             model = fit_or_reuse(
                 story,
                 LearnerSettings(class_path=choice.class_path, init_args=choice.init_args),
@@ -65,33 +128,93 @@ def evaluate(settings: EvaluateSettings, fingerprint: str) -> Summary:
                 moment=trial.moment,
                 run_date=datetime.now(UTC).date(),
             )
-            fitted = time.monotonic()
-            pages.append(
-                judged(story, name, model, trial, few, known, shuffle=place < len(settings.learners))
-            )
-            costs[name] = {
+        fitting = kept_cost(workspace.model(model.version) / "cost.json", fitting, anew=not model.reused)
+        with cost() as judging:
+            learner, users, catalogue = on_trial(story, model, trial, known)
+            pages.append(judge(story, learner, users, trial.tasks, catalogue, name=name, groups=groups))
+        some = users.take(torch.arange(len(few.user_ids)))
+        run = partial(judge_few, story, learner, some, catalogue, name)
+        check_batch_size(partial(run, few), (64, 17))
+        mixed.append(run(with_shuffled_labels(few, settings.seed), with_prior=True))
+        costs.append(
+            {
+                "learner": name,
                 "model_version": model.version,
-                "model_reused": model.reused,
-                "fit_seconds": round(fitted - began, 2),
-                "judge_seconds": round(time.monotonic() - fitted, 2),
-                **model.metrics,
+                **{f"fit_{what}": value for what, value in asdict(fitting).items()},
+                **{f"judge_{what}": value for what, value in asdict(judging).items()},
             }
-            log.info(
-                "%s: fitted in %.1f s, judged in %.1f s", name, fitted - began, time.monotonic() - fitted
-            )
-        judgements = pl.concat(pages)
-        summary = summarize(judgements, settings.bootstrap_draws, settings.seed)
-        shown = [markdown(summary, name) for name in summary["metric"].unique(maintain_order=True).to_list()]
-        comparison = compared(settings, judgements, summary, names, chief_metric(settings, trial.tasks))
-        folder = workspace.root / "evaluations" / fingerprint[:8]
-        folder.mkdir(parents=True, exist_ok=True)
-        judgements.write_parquet(folder / "judgements.parquet")
-        summary.write_parquet(folder / "summary.parquet")
-        write_bytes_atomically(folder / "tables.md", "\n".join(shown).encode())
-        result = comparison | {"learners": costs, "folder": str(folder)}
-        write_bytes_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
-    print("\n".join(shown))
-    return result
+        )
+        log.info("%s: fitted in %.1f s, judged in %.1f s", name, fitting.seconds, judging.seconds)
+    if few.user_ids.n_unique() >= _SHUFFLED_FROM:
+        for place, page in enumerate(mixed):
+            # A baseline may begin with nothing and learn from any labels what others know beforehand: that is no leak.
+            priors = page if place < len(settings.learners) else pl.concat(mixed)
+            check_shuffled_labels(page, priors)
+    else:
+        log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
+    return pl.concat(pages), pl.DataFrame(costs)
+
+
+def choices_of(settings: EvaluateSettings) -> list[LearnerSettings | BaselineSettings]:
+    """What is judged, in order."""
+    return [*settings.learners, *settings.baselines]
+
+
+def kept_cost(file: Path, spent: Cost, *, anew: bool) -> Cost:
+    """What the fit cost when it was done: written down beside the model, read where the model is used again."""
+    if not anew and file.exists():
+        return Cost(**json.loads(file.read_text()))
+    if anew:
+        write_bytes_atomically(file, json.dumps(asdict(spent)).encode())
+    return spent
+
+
+def groups_of(settings: EvaluateSettings, trial: Trial) -> pl.DataFrame:
+    """The groups of users that figures are broken down by."""
+    groups = [history_groups(trial.tasks.user_ids, trial.tasks.support.lengths)]
+    if trial.inputs.users is not None:
+        judged = (
+            trial.tasks.user_ids.unique().to_frame(USER_ID).join(trial.inputs.users, on=USER_ID, how="left")
+        )
+        groups += [segment_groups(judged, name) for name in settings.segments]
+    return pl.concat(groups)
+
+
+def write(settings: EvaluateSettings, fingerprint: str, trial: Trial, found: Evaluated) -> None:
+    """Files of this evaluation, and rows among those of all."""
+    folder, result = found.folder, found.result
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "name": settings.name,
+        "finished_at": datetime.now(UTC),
+        "protocol": settings.protocol.kind,
+        "judged": settings.judge,
+        "metric": result["metric"],
+        "higher_is_better": result["higher_is_better"],
+        "default_learner": unique_names(choices_of(settings))[0],
+        "moment": trial.moment,
+        "users": trial.tasks.user_ids.n_unique(),
+        "tasks": len(trial.tasks.user_ids),
+        "seed": settings.seed,
+        "version": __version__,
+    }
+    found.judgements.write_parquet(folder / "judgements.parquet")
+    found.summary.write_parquet(folder / "summary.parquet")
+    metrics = [name for name in found.summary["metric"].unique(maintain_order=True) if ON_ITEMS not in name]
+    tables = "\n".join(markdown(found.summary, name) for name in metrics)
+    write_bytes_atomically(folder / "tables.md", tables.encode())
+    write_bytes_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+    write_evaluation(
+        folder.parents[1] / EVALUATIONS_FILE,
+        fingerprint[:8],
+        {
+            "evaluations": pl.DataFrame([record], schema_overrides={"moment": INSTANT}),
+            "evaluation_summary": found.summary,
+            "evaluation_differences": pl.concat([found.differences, found.harmed]),
+            "evaluation_breakdown": found.breakdown,
+            "evaluation_costs": found.costs,
+        },
+    )
 
 
 def with_window(settings: EvaluateSettings, choice: LearnerSettings | BaselineSettings) -> EvaluateSettings:
@@ -101,39 +224,39 @@ def with_window(settings: EvaluateSettings, choice: LearnerSettings | BaselineSe
     return settings
 
 
-def judged(
-    settings: EvaluateSettings,
-    name: str,
-    model: Model,
-    trial: Trial,
-    few: Tasks,
-    known: Histories,
-    *,
-    shuffle: bool,
-) -> pl.DataFrame:
-    """The judgements of one learner, after the checks that would show them to be worthless.
-
-    few: the first of the tasks, for the checks. known: what everybody did, on the items of the trial.
-    shuffle: whether to check shuffled labels. A learner whose prior knows nothing learns the mean rating from them.
-    """
-    learner, inputs, items = model.bundle.learner, trial.inputs, trial.item_ids
+def on_trial(
+    settings: EvaluateSettings, model: Model, trial: Trial, known: Histories
+) -> tuple[Learner, Features, Catalogue]:
+    """The learner, the users of the tasks and the items, as the model sees them. known: what everybody did to these items."""
+    inputs, items = trial.inputs, trial.item_ids
     eligible = None
     if inputs.candidates is not None:
         eligible = items.is_in(inputs.candidates.implode()).to_torch()
     features = model.bundle.item_encoder.encode(items, inputs.items)
     catalogue = catalogue_at(clock_of(settings, features, known, eligible), trial.moment)
     users = model.bundle.user_encoder.encode(trial.tasks.user_ids, inputs.users)
-    some = users.take(torch.arange(len(few.user_ids)))
-    run = partial(judge, settings, learner, name=name)
-    check_batch_size(lambda size: run(some, few, catalogue, batch_size=size), (64, 17))
-    if shuffle and few.user_ids.n_unique() >= _SHUFFLED_FROM:
-        mixed = few._replace(
-            support=shuffled_labels(few.support, settings.seed, ranked=few.judged != "rating")
-        )
-        check_shuffled_labels(run(some, mixed, catalogue, with_prior=True))
-    elif shuffle:
-        log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
-    return run(users, trial.tasks, catalogue)
+    return model.bundle.learner, users, catalogue
+
+
+def judge_few(
+    settings: EvaluateSettings,
+    learner: Learner,
+    users: Features,
+    catalogue: Catalogue,
+    name: str,
+    tasks: Tasks,
+    batch_size: int = _SANITY_TASKS,
+    with_prior: bool = False,
+) -> pl.DataFrame:
+    """What the checks look at."""
+    return judge(
+        settings, learner, users, tasks, catalogue, name=name, batch_size=batch_size, with_prior=with_prior
+    )
+
+
+def with_shuffled_labels(tasks: Tasks, seed: int) -> Tasks:
+    """The same tasks, each with the support of nobody in particular."""
+    return tasks._replace(support=shuffled_labels(tasks.support, seed, ranked=tasks.judged != "rating"))
 
 
 def judge(
@@ -144,6 +267,7 @@ def judge(
     catalogue: Catalogue,
     *,
     name: str | None = None,
+    groups: ItemGroups | None = None,
     batch_size: int | None = None,
     with_prior: bool = False,
 ) -> pl.DataFrame:
@@ -174,6 +298,8 @@ def judge(
     }
     if tasks.judged == "rating":
         arguments["clip"] = getattr(protocol, "clip", None)
+    if tasks.judged != "listed":
+        arguments["groups"] = groups
     judge_tasks = {"rating": judge_rating, "ranking": judge_ranking, "listed": judge_listed}[tasks.judged]
     return judge_tasks(learner, tasks.support, tasks.query, users, catalogue, **arguments)
 
@@ -184,37 +310,52 @@ def chief_metric(settings: EvaluateSettings, tasks: Tasks) -> str:
     return {"rating": "mae", "ranking": f"ndcg@{k}", "listed": f"ndcg_of_listed@{k}"}[tasks.judged]
 
 
+def against_best(
+    chief: pl.DataFrame, summary: pl.DataFrame, baselines: Sequence[str], draws: int, seed: int
+) -> pl.DataFrame:
+    """How everybody differs, at each shot, from the baseline that is best there. chief: judgements of one metric."""
+    pages = []
+    for shot in sorted(chief["shot"].unique().to_list(), key=shot_order):
+        some = chief.filter(pl.col("shot") == shot)
+        best = best_baseline(summary, chief["metric"][0], shot, baselines)
+        for name in some["learner"].unique(maintain_order=True).to_list():
+            if best is not None and name != best["learner"]:
+                pages.append(paired_differences(some, name, best["learner"], draws, seed))
+    return pl.concat(pages) if pages else against_prior(chief.clear(), draws, seed)
+
+
+def best_baseline(
+    summary: pl.DataFrame, metric: str, shot: str, baselines: Sequence[str]
+) -> dict[str, Any] | None:
+    """The row of the summary of the best baseline at a shot; the first of equals; None where there is no baseline."""
+    rows = summary.filter(
+        (pl.col("metric") == metric) & (pl.col("shot") == shot) & pl.col("learner").is_in(baselines)
+    )
+    rows = rows.sort("mean", descending=metric not in LOWER_IS_BETTER, nulls_last=True, maintain_order=True)
+    return rows.row(0, named=True) if len(rows) else None
+
+
 def compared(
-    settings: EvaluateSettings, judgements: pl.DataFrame, summary: pl.DataFrame, names: list[str], metric: str
+    summary: pl.DataFrame, differences: pl.DataFrame, metric: str, learner: str, baselines: Sequence[str]
 ) -> Summary:
-    """The first learner against the best baseline of each shot; a positive difference says that the learner is better."""
+    """One learner against the best baseline of each shot; a positive difference says that the learner is better."""
     higher = metric not in LOWER_IS_BETTER
-    baselines = names[len(settings.learners) :]
-    means = {
-        (row["learner"], row["shot"]): row["mean"]
-        for row in summary.filter(pl.col("metric") == metric).to_dicts()
-    }
+    sign = 1 if higher else -1
     shots: dict[str, Summary] = {}
-    for shot in sorted(summary["shot"].unique().to_list(), key=shot_order):
-        found: Summary = {"default": means.get((names[0], shot))}
-        if baselines:
-            best = (max if higher else min)(baselines, key=lambda name: means[name, shot])
-            pair = paired_differences(
-                judgements.filter((pl.col("metric") == metric) & (pl.col("shot") == shot)),
-                names[0],
-                best,
-                settings.bootstrap_draws,
-                settings.seed,
-            ).row(0, named=True)
-            low, high = (pair["low"], pair["high"]) if higher else (-pair["high"], -pair["low"])
-            found |= {
-                "best_baseline": means[best, shot],
-                "best_baseline_name": best,
+    rows = summary.filter((pl.col("metric") == metric) & (pl.col("learner") == learner))
+    for row in rows.sort(pl.col("shot").map_elements(shot_order, pl.Float64)).iter_rows(named=True):
+        shots[row["shot"]] = {"default": row["mean"]}
+        best = best_baseline(summary, metric, row["shot"], baselines)
+        pair = differences.filter((pl.col("learner") == learner) & (pl.col("shot") == row["shot"]))
+        if best is not None and len(pair):
+            low, high = sorted(sign * pair[name].item() for name in ("low", "high"))
+            shots[row["shot"]] |= {
+                "best_baseline": best["mean"],
+                "best_baseline_name": best["learner"],
                 "difference_low": low,
                 "difference_high": high,
             }
-        shots[shot] = found
-    return {"metric": metric, "higher_is_better": higher, "default_name": names[0], "shots": shots}
+    return {"metric": metric, "higher_is_better": higher, "shots": shots}
 
 
 def plain(item_ids: pl.Series) -> Catalogue:

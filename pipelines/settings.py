@@ -555,8 +555,9 @@ AnyBaseline = Annotated[BaselineSettings, BeforeValidator(_class_spec)]
 class EvaluateSettings(Story):
     """An evaluation: learners and baselines judged on the same users at every number of shots."""
 
-    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "name"})
 
+    name: str = Field(default="evaluation", description="what its reports are headed with")
     protocol: Annotated[Protocol, Discriminator("kind")] = Field(
         description="which users are judged, on what, and how"
     )
@@ -572,10 +573,21 @@ class EvaluateSettings(Story):
         default=(),
         description="what is judged beside them, in the same form, with popularity_window where wanted",
     )
+    segments: tuple[str, ...] = Field(
+        default=(), description="categorical features of the users that figures are broken down by"
+    )
     batch_size: PositiveInt = Field(default=256, description="users judged at once")
     bootstrap_draws: PositiveInt = Field(
         default=1000, description="resamples of the users behind every interval"
     )
+
+    @model_validator(mode="after")
+    def _segments_are_features(self) -> Self:
+        known = self.users.categorical if self.users is not None else ()
+        strange = [name for name in self.segments if name not in known]
+        if strange:
+            raise ValueError(f"segments {strange} are no users.categorical; found {list(known)}")
+        return self
 
     def _timed(self) -> dict[str, bool]:
         return {

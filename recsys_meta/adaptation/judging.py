@@ -14,7 +14,8 @@ from torch import Tensor
 from recsys_meta.algorithms.base import Learner, TaskState
 from recsys_meta.episodes import collate, head
 from recsys_meta.episodes import newest as last
-from recsys_meta.evaluation.intervals import ALL
+from recsys_meta.evaluation.breakdown import ItemGroups
+from recsys_meta.evaluation.intervals import ALL, SUPPORT_LOSSES
 from recsys_meta.evaluation.metrics import (
     absolute_errors,
     multi_hot,
@@ -55,6 +56,7 @@ def judge_rating(
     newest: bool = False,
     clip: tuple[float, float] | None = None,
     k: int = 5,
+    groups: ItemGroups | None = None,
     name: str | None = None,
     batch_size: int = 256,
     seed: int = 0,
@@ -65,7 +67,9 @@ def judge_rating(
     support, query, users, user_ids, draws: T tasks each (a user drawn five times stands five times); shot k adapts on
     the first k support rows, or the last k (``newest``). Predictions are clipped for the errors, not for the ranking of
     the query items. Runs where the catalogue lies; learner and catalogue have to be on one device. seed: of the shuffle
-    that breaks ties. Gives columns of ``tables.JUDGEMENTS``; name: in the column learner, by default that of the class.
+    that breaks ties. groups: of items; the error on each of them is judged too.
+    Gives columns of ``tables.JUDGEMENTS``; name: in the column learner, by default that of the class. For a meta-trained
+    learner they hold the loss of the support before and after adaptation too (``intervals.SUPPORT_LOSSES``).
     """
     places = tie_places(len(catalogue.eligible), seed).to(catalogue.log_popularity.device)
 
@@ -73,11 +77,17 @@ def judge_rating(
         scores = scores_of(judged.items)
         clipped = scores if clip is None else scores.clamp(*clip)
         ratings, mask, ties = judged.targets, judged.mask, places[judged.items]
+        by_group = {}
+        if groups is not None:
+            for group in range(len(groups.names)):
+                some = mask & (groups.of[judged.items] == group)
+                by_group[groups.named("mae", group)] = absolute_errors(clipped, ratings, some)
         return {
             "mae": absolute_errors(clipped, ratings, mask),
             "mse": squared_errors(clipped, ratings, mask),
             f"ndcg_exponential@{k}": rated_ndcg(scores, ratings, mask, k, "exponential", ties),
             f"ndcg_linear@{k}": rated_ndcg(scores, ratings, mask, k, "linear", ties),
+            **by_group,
         }
 
     book = _measured(learner, support, query, users, catalogue, shots, newest, batch_size, prepare, measure)
@@ -96,6 +106,7 @@ def judge_ranking(
     shots: Sequence[int | None] = SHOTS,
     newest: bool = False,
     k: int = 10,
+    groups: ItemGroups | None = None,
     name: str | None = None,
     batch_size: int = 256,
     seed: int = 0,
@@ -112,7 +123,7 @@ def judge_ranking(
     def measure(scores_of: ScoresOf, judged: Examples, used: Examples) -> dict[str, Tensor]:
         relevant = multi_hot(judged.items, judged.mask & (judged.targets > 0), items)
         candidates = catalogue.eligible & ~multi_hot(used.items, used.mask, items)
-        return ranking_metrics(scores_of(None), candidates, relevant, k, places)
+        return ranking_metrics(scores_of(None), candidates, relevant, k, places, groups)
 
     book = _measured(learner, support, query, users, catalogue, shots, newest, batch_size, prepare, measure)
     return book.judgements(name or type(learner).__name__, user_ids, draws)
@@ -224,9 +235,13 @@ def _measured(
             prior = learner.adapt(collate(head(support, 0), rows).to(device), some, codes)
             for shot, history in zip(shots, histories, strict=True):
                 used = collate(history, rows)
-                state = prior if shot == 0 else learner.adapt(prepare(used, rows).to(device), some, codes)
+                given = prepare(used, rows).to(device)
+                state = prior if shot == 0 else learner.adapt(given, some, codes)
                 scores_of = partial(_scores, learner, state, prior, codes)
                 book.enter(shot, rows, measure(scores_of, judged, used.to(device)))
+                if learner.meta_trained and shot != 0:
+                    losses = [learner.task_loss(which, given, codes) for which in (prior, state)]
+                    book.enter(shot, rows, dict(zip(SUPPORT_LOSSES, losses, strict=True)))
     finally:
         learner.train(training)
     return book

@@ -11,7 +11,8 @@ from torch import Tensor
 from recsys_meta.tables import USER_ID
 
 ALL = "all"  # the shot that uses every support example
-LOWER_IS_BETTER = frozenset({"mae", "mse", "rmse"})
+SUPPORT_LOSSES = ("support_loss_before", "support_loss_after")  # of adaptation, on what it adapts to
+LOWER_IS_BETTER = frozenset({"mae", "mse", "rmse", *SUPPORT_LOSSES})
 
 _CELL = ["learner", "metric", "shot"]
 _WEIGHTS_AT_ONCE = 2**22  # 32 MiB of bootstrap weights, whatever the number of users

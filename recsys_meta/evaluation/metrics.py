@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recsys_meta.evaluation.breakdown import ItemGroups
+
 Gain = Literal["exponential", "linear"]
 
 
@@ -58,17 +60,24 @@ def top_items(scores: Tensor, candidates: Tensor, k: int, places: Tensor) -> Ten
 
 
 def ranking_metrics(
-    scores: Tensor, candidates: Tensor, relevant: Tensor, k: int, places: Tensor
+    scores: Tensor,
+    candidates: Tensor,
+    relevant: Tensor,
+    k: int,
+    places: Tensor,
+    groups: ItemGroups | None = None,
 ) -> dict[str, Tensor]:
     """NDCG, recall, hit rate and reciprocal rank of the k best candidates of each user: names like ``ndcg@10`` to [T].
 
     scores: [T, I]; candidates, relevant: [T, I] bool; places: [I], from ``tie_places``.
     A relevant item that is no candidate could not be listed and does not count. Relevance is yes or no, so that the
-    exponential and the linear gain of NDCG agree. Recall is the share of all relevant items, however many beyond k.
+    exponential and the linear gain of NDCG agree. Recall is the share of all relevant items, however many beyond k;
+    with ``groups`` also of the relevant items of each group.
     """
     relevant = relevant & candidates
     total = relevant.sum(1)
-    hits = relevant.gather(1, top_items(scores, candidates, k, places)).to(torch.float64)  # [T, k]
+    top = top_items(scores, candidates, k, places)
+    hits = relevant.gather(1, top).to(torch.float64)  # [T, k]
     discounts = _discounts(k, scores.device)
     ideal = discounts.cumsum(0)[total.clamp(1, k) - 1]
     rank = torch.arange(1, hits.shape[1] + 1, device=scores.device)
@@ -78,7 +87,15 @@ def ranking_metrics(
         f"hit_rate@{k}": hits.amax(1),
         f"mrr@{k}": (hits / rank).amax(1),
     }
-    return {name: values.masked_fill(total == 0, torch.nan) for name, values in metrics.items()}
+    metrics = {name: values.masked_fill(total == 0, torch.nan) for name, values in metrics.items()}
+    if groups is not None:
+        wanted = (
+            relevant.float() @ torch.nn.functional.one_hot(groups.of, len(groups.names)).float()
+        )  # [T, G]
+        for group in range(len(groups.names)):
+            found = (hits * (groups.of[top] == group)).sum(1)
+            metrics[groups.named(f"recall@{k}", group)] = found / wanted[:, group]  # 0 / 0 gives the NaN
+    return metrics
 
 
 def rated_ndcg(scores: Tensor, ratings: Tensor, mask: Tensor, k: int, gain: Gain, places: Tensor) -> Tensor:

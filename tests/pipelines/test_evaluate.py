@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from pipelines import evaluate
+from pipelines.judged import trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings
 from recsys_meta import ingest
@@ -39,6 +40,11 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def judgements_of(world: Path) -> pl.DataFrame:
+    (file,) = (world / "workspace" / "evaluations").glob("*/judgements.parquet")
+    return pl.read_parquet(file)
+
+
 def run(world: Path, *overrides: tuple[str, str]) -> dict:
     loaded = load(EvaluateSettings, [world / "evaluate.yaml"], overrides)
     return evaluate.evaluate(loaded.settings, loaded.fingerprint)
@@ -56,8 +62,7 @@ def test_learners_and_baselines_are_judged_at_every_shot_and_compared(world, cap
     printed = capsys.readouterr().out
     assert "| MAML |" in printed
     assert "mae at shot" in printed
-    assert result["learners"]["MAML"]["validation_loss"] is not None
-    folder = Path(result["folder"])
+    (folder,) = (world / "workspace" / "evaluations").iterdir()
     judgements = pl.read_parquet(folder / "judgements.parquet")
     assert set(judgements["learner"]) == {"MAML", "ItemMean", "ItemMeanUserBias"}
     assert json.loads((folder / "result.json").read_text())["shots"] == result["shots"]
@@ -68,7 +73,7 @@ def test_learners_and_baselines_are_judged_at_every_shot_and_compared(world, cap
 def test_support_comes_before_query_and_held_out_users_are_not_trained_on(world) -> None:
     loaded = load(EvaluateSettings, [world / "evaluate.yaml"])
     inputs = evaluate.read_inputs(loaded.settings, None)
-    tasks, learned, training = (lambda trial: trial[:3])(evaluate.trial_of(loaded.settings, inputs))
+    tasks, learned, training = trial_of(loaded.settings, inputs)[:3]
     assert not set(tasks.user_ids) & set(learned.interactions["user_id"])
     assert set(training) == set(learned.interactions["user_id"])
     assert set(training) | set(tasks.user_ids) <= set(inputs.interactions["user_id"])
@@ -95,7 +100,7 @@ def test_the_ranking_of_the_whole_catalogue_is_judged_by_ndcg(world) -> None:
     )
     assert result["metric"] == "ndcg@5"
     assert result["higher_is_better"]
-    assert set(pl.read_parquet(Path(result["folder"]) / "judgements.parquet")["draw"]) == {0, 1}
+    assert set(judgements_of(world)["draw"]) == {0, 1}
 
 
 def fixed_episodes(world: Path) -> None:
@@ -123,7 +128,7 @@ def test_fixed_episodes_are_read_off_the_given_rows(world) -> None:
         f"'{user}'" for user in pl.read_parquet(world / "episodes.parquet")["user_id"].unique()
     )
     result = run(world, ("interactions.where", f"user_id not in ({quoted})"))
-    judgements = pl.read_parquet(Path(result["folder"]) / "judgements.parquet")
+    judgements = judgements_of(world)
     assert judgements["user_id"].n_unique() == 5
     assert list(result["shots"]) == ["1", "all"]
 

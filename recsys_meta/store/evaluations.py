@@ -1,0 +1,49 @@
+"""What evaluations found, as rows of one DuckDB file in the workspace: readable by whoever keeps figures over time."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import duckdb
+import polars as pl
+
+EVALUATIONS_FILE = "evaluations.duckdb"
+EVALUATION_TABLES = (
+    "evaluations",
+    "evaluation_summary",
+    "evaluation_differences",
+    "evaluation_breakdown",
+    "evaluation_costs",
+)
+
+
+class _Statement(Template):
+    delimiter = "@"
+
+
+def write_evaluation(file: Path, evaluation_id: str, tables: Mapping[str, pl.DataFrame]) -> None:
+    """Writes the rows of one evaluation in one transaction; rows under the same id are replaced.
+
+    tables: named as in EVALUATION_TABLES, with the columns of evaluations.sql but for the id.
+    Raises ValueError for a table of another name, and duckdb.Error where columns do not fit or another process has the file open.
+    """
+    strange = sorted(set(tables) - set(EVALUATION_TABLES))
+    if strange:
+        raise ValueError(f"found the tables {strange}; expected some of {list(EVALUATION_TABLES)}")
+    with closing(duckdb.connect(str(file))) as connection:
+        connection.begin()
+        connection.execute(_sql("evaluations"))
+        for name, rows in tables.items():
+            connection.execute(_sql("delete_evaluation_rows", table=name), {"evaluation_id": evaluation_id})
+            connection.register("evaluation_rows", rows.to_arrow())
+            connection.execute(_sql("insert_evaluation_rows", table=name), {"evaluation_id": evaluation_id})
+            connection.unregister("evaluation_rows")
+        connection.commit()
+
+
+def _sql(name: str, **values: str) -> str:
+    return _Statement(resources.files(__package__).joinpath(f"{name}.sql").read_text("utf8")).substitute(
+        values
+    )

@@ -1,0 +1,159 @@
+"""Who is judged under each protocol, on what, and that nothing later is learned from."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines.inputs import read_inputs
+from pipelines.judged import Trial, trial_of
+from pipelines.loading import load
+from pipelines.settings import EvaluateSettings
+from recsys_meta import ingest
+from recsys_meta.tensors import Histories
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+BASELINE = "baselines: [recsys_meta.baselines.popularity.Popularity]\nlearners: []\n"
+
+
+def trial(folder: Path, rows: list[tuple[str, str, float]], protocol: str, more: str = "") -> Trial:
+    """rows: user, item, days since the start."""
+    pl.DataFrame(
+        {
+            "user_id": [user for user, _, _ in rows],
+            "item_id": [item for _, item, _ in rows],
+            "timestamp": [START + timedelta(days=days) for _, _, days in rows],
+        }
+    ).write_parquet(folder / "clicks.parquet")
+    (folder / "evaluate.yaml").write_text(
+        "workspace: workspace\ninteractions: {path: clicks.parquet, timestamp: timestamp, duplicates: keep}\n"
+        f"protocol: {protocol}\n{BASELINE}{more}"
+    )
+    settings = load(EvaluateSettings, [folder / "evaluate.yaml"]).settings
+    return trial_of(settings, read_inputs(settings, None))
+
+
+def lists(found: Trial, histories: Histories) -> list[list[str]]:
+    """The items of each task."""
+    return [
+        [found.item_ids[item] for item in histories.items[start:end].tolist()]
+        for start, end in zip(histories.offsets[:-1], histories.offsets[1:], strict=True)
+    ]
+
+
+WEEK = [
+    *(("old", item, day) for day, item in enumerate("abcd")),
+    *(("also", item, day + 0.5) for day, item in enumerate("abc")),
+    ("young", "b", 4.2), ("young", "a", 4.1), ("young", "d", 4.9),
+    ("young", "b", 5.0),  # once more
+    ("short", "a", 4.5),
+    ("old", "e", 4.6),
+    ("young", "e", 5.5),  # nothing is known of e
+]  # fmt: skip
+
+
+def test_whoever_first_comes_after_the_moment_is_judged_in_the_order_of_time(tmp_path: Path) -> None:
+    found = trial(tmp_path, WEEK, "{kind: temporal, moment: 2026-03-05, shots: [0, 1], min_query: 2}")
+    assert found.tasks.user_ids.to_list() == ["young"]
+    assert lists(found, found.tasks.support) == [["a"]]
+    assert lists(found, found.tasks.query) == [["b", "d"]]
+    assert found.tasks.judged == "ranking"
+    assert found.moment == START + timedelta(days=4)
+
+
+def test_nothing_after_the_moment_is_learned_from(tmp_path: Path) -> None:
+    found = trial(tmp_path, WEEK, "{kind: temporal, moment: 2026-03-05, shots: [0]}")
+    assert found.inputs.interactions["timestamp"].max() < found.moment
+    assert found.training_users.to_list() == ["also", "old"]
+    assert found.item_ids.to_list() == ["a", "b", "c", "d"]
+
+
+def test_the_share_of_events_after_the_moment_is_as_asked(tmp_path: Path) -> None:
+    rows = [(f"u{day}", "a", float(day)) for day in range(10)]
+    found = trial(tmp_path, rows, "{kind: temporal, share: 0.3, shots: [0]}")
+    assert len(found.inputs.events) == 7
+    assert found.tasks.user_ids.to_list() == ["u7", "u8", "u9"]
+
+
+def test_validation_users_come_before_those_of_the_test(tmp_path: Path) -> None:
+    rows = [(f"u{day}", "a", float(day)) for day in range(10)]
+    found = trial(tmp_path, rows, "{kind: temporal, share: 0.2, shots: [0]}", "judge: validation\n")
+    assert found.tasks.user_ids.to_list() == ["u6", "u7"]
+    assert found.training_users.to_list() == [f"u{day}" for day in range(6)]
+
+
+def test_a_moment_after_which_nobody_comes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ingest.InputError, match="none of 0 users who first come after"):
+        trial(tmp_path, WEEK[:7], "{kind: temporal, moment: 2026-03-05}")
+
+
+NIGHT = [
+    *(("warm", item, 0.1 * place) for place, item in enumerate("abcd")),
+    ("cold", "a", 2.1), ("cold", "b", 2.2), ("cold", "a", 2.3),
+    ("idle", "c", 2.4),
+    # the day after:
+    ("cold", "c", 3.1), ("cold", "c", 3.2),  # twice
+    ("cold", "a", 3.3),  # nothing new to them
+    ("cold", "d", 3.4),  # not seen for too long
+    ("cold", "new", 3.5),  # not known yet
+    ("warm", "b", 3.6),  # not cold
+    ("idle", "d", 3.7),
+    ("cold", "b", 4.5), ("idle", "a", 4.6),  # too late
+]  # fmt: skip
+NEXT_DAY = "{kind: next_day, day: 2026-03-03, shots: [0, 1, all]}"
+COLD = "cold: {below: 4}\ncandidates: {seen_within: 1d}\n"
+
+
+def test_the_next_day_asks_for_candidates_that_are_new_to_a_cold_user(tmp_path: Path) -> None:
+    found = trial(tmp_path, NIGHT, NEXT_DAY, COLD)
+    assert found.tasks.user_ids.to_list() == ["cold"]
+    assert lists(found, found.tasks.support) == [["a", "b"]]
+    assert lists(found, found.tasks.query) == [["c"]]
+    assert found.training_users.to_list() == ["warm"]
+    assert found.item_ids.to_list() == ["a", "b", "c"]
+    assert found.inputs.interactions["timestamp"].max() < found.moment
+    assert found.tasks.newest
+
+
+def test_validation_is_the_day_before(tmp_path: Path) -> None:
+    rows = [*NIGHT, ("cold", "c", 1.5), ("warm", "b", 1.7), ("idle", "a", 3.8)]
+    found = trial(tmp_path, rows, NEXT_DAY, COLD.replace("4", "5") + "judge: validation\n")
+    assert found.moment == START + timedelta(days=2)
+    assert lists(found, found.tasks.support) == [["c"]]
+    assert lists(found, found.tasks.query) == [["b"]]
+
+
+def test_so_many_users_as_asked_are_judged_whatever_the_order_of_the_rows(tmp_path: Path) -> None:
+    rows = [("old", "a", 0.0), *((f"u{number}", "a", 5.0) for number in range(20))]
+    protocol = "{kind: temporal, moment: 2026-03-05, shots: [0], max_users: 4}"
+    some = trial(tmp_path, rows, protocol).tasks.user_ids
+    assert len(some) == 4
+    assert some.to_list() == trial(tmp_path, rows[::-1], protocol).tasks.user_ids.to_list()
+
+
+def test_listed_candidates_have_their_own_names_for_order_and_no_draws(tmp_path: Path) -> None:
+    pl.DataFrame(
+        {
+            "user_id": ["x"] * 4,
+            "item_id": ["c", "a", "b", "d"],
+            "label": [1, 0, 1, 0],
+            "role": ["support", "support", "query", "query"],
+            "order": [1, 0, 0, 1],
+        }
+    ).write_parquet(tmp_path / "episodes.parquet")
+    protocol = "{kind: listed, episodes: {path: episodes.parquet}, position: order, draw: null, value: label}"
+    found = trial(tmp_path, WEEK, protocol)
+    assert lists(found, found.tasks.support) == [["a", "c"]]
+    assert found.tasks.query.values.tolist() == [1, 0]
+    assert found.tasks.judged == "listed"
+
+
+def test_protocols_of_time_need_a_timestamp(tmp_path: Path) -> None:
+    from pipelines.outcomes import ConfigError
+
+    (tmp_path / "evaluate.yaml").write_text(
+        f"workspace: w\ninteractions: {{path: clicks.parquet}}\nprotocol: {NEXT_DAY}\n{BASELINE}"
+    )
+    with pytest.raises(ConfigError, match=r"protocol\.kind need to know the time"):
+        load(EvaluateSettings, [tmp_path / "evaluate.yaml"])
