@@ -2,10 +2,18 @@
 
 import pytest
 import torch
+from double_precision import (
+    assert_the_meta_gradient_is_exact,
+    batch_of,
+    double_world,
+    learner_of,
+    meta_gradient,
+)
 from torch import Tensor
-from toy_world import ToyWorld, episodes, toy_world, uneven
+from toy_world import ToyWorld, episodes
 
-from recsys_meta.algorithms.maml import FOMAML, MAML, excluded_from_pool
+from recsys_meta.algorithms.maml import FOMAML, MAML
+from recsys_meta.algorithms.scorer import excluded_from_pool
 from recsys_meta.models.heads import MLPHead
 from recsys_meta.models.losses import LossName, Pool, Scored, task_loss
 from recsys_meta.tensors import EpisodeBatch, Examples, ItemCodes
@@ -13,46 +21,7 @@ from recsys_meta.tensors import EpisodeBatch, Examples, ItemCodes
 
 @pytest.fixture(scope="module")
 def world() -> ToyWorld:
-    """The toy world in float64."""
-    world = toy_world()
-    users = world.users._replace(numbers=world.users.numbers.double(), vectors=world.users.vectors.double())
-    items = world.catalogue.features
-    items = items._replace(numbers=items.numbers.double(), vectors=items.vectors.double())
-    catalogue = world.catalogue._replace(
-        features=items, log_popularity=world.catalogue.log_popularity.double()
-    )
-    return world._replace(ratings=world.ratings.double(), users=users, catalogue=catalogue)
-
-
-def batch_of(world: ToyWorld, learner: MAML, tasks: int = 5) -> EpisodeBatch:
-    batch = episodes(
-        world,
-        torch.arange(tasks),
-        implicit=learner.loss not in ("squared", "absolute"),
-        shots=4,
-        query=4,
-        seed=2,
-        negatives=learner.negatives,
-    )
-    return batch._replace(
-        support=uneven(batch.support._replace(targets=batch.support.targets.double())),
-        query=batch.query._replace(targets=batch.query.targets.double()),
-    )
-
-
-def learner_of(cls: type[MAML], world: ToyWorld, **settings) -> MAML:
-    torch.manual_seed(4)
-    learner = cls(world.sizes, dim=3, **settings).double().eval()
-    with torch.no_grad():  # away from the zeros of the start, where many derivatives vanish
-        for parameter in learner.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return learner
-
-
-def meta_gradient(learner: MAML, batch: EpisodeBatch) -> dict[str, Tensor]:
-    learner.zero_grad()
-    learner.meta_loss(batch).backward()
-    return {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
+    return double_world()
 
 
 @pytest.mark.parametrize("num_steps", [1, 5])
@@ -73,23 +42,7 @@ def meta_gradient(learner: MAML, batch: EpisodeBatch) -> dict[str, Tensor]:
 def test_the_meta_gradient_equals_finite_differences_in_every_parameter(settings, num_steps, world) -> None:
     learner = learner_of(MAML, world, num_steps=num_steps, **settings)
     batch = batch_of(world, learner)
-    gradient = meta_gradient(learner, batch)
-    draw = torch.Generator().manual_seed(6)
-    step = 1e-5
-    for name, parameter in learner.named_parameters():
-        if not parameter.numel():
-            continue
-        direction = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
-        start = parameter.detach().clone()
-        losses = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                parameter.copy_(start + sign * step * direction)
-                losses.append(learner.meta_loss(batch).item())
-        with torch.no_grad():
-            parameter.copy_(start)
-        slope = (losses[0] - losses[1]) / (2 * step)
-        assert (gradient[name] * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-8), name
+    assert_the_meta_gradient_is_exact(learner, batch)
 
 
 def clean_loop_loss(learner: MAML, batch: EpisodeBatch, *, first_order: bool) -> Tensor:
