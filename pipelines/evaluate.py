@@ -44,6 +44,7 @@ from recsys_meta.evaluation.sanity import (
     check_shuffled_labels,
     shuffled_labels,
 )
+from recsys_meta.reports.evaluation import Found, evaluation_page
 from recsys_meta.store.atomic import write_bytes_atomically
 from recsys_meta.store.evaluations import EVALUATIONS_FILE, write_evaluation
 from recsys_meta.tables import INSTANT, USER_ID
@@ -204,6 +205,21 @@ def write(settings: EvaluateSettings, fingerprint: str, trial: Trial, found: Eva
     tables = "\n".join(markdown(found.summary, name) for name in metrics)
     write_bytes_atomically(folder / "tables.md", tables.encode())
     write_bytes_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+    page = evaluation_page(
+        Found(
+            title=settings.name,
+            facts=facts_of(settings, trial, found),
+            metric=result["metric"],
+            default=record["default_learner"],
+            baselines=unique_names(choices_of(settings))[len(settings.learners) :],
+            summary=found.summary,
+            differences=found.differences,
+            harmed=found.harmed,
+            breakdown=found.breakdown,
+            costs=found.costs,
+        )
+    )
+    write_bytes_atomically(folder / "report.html", page.encode())
     write_evaluation(
         folder.parents[1] / EVALUATIONS_FILE,
         fingerprint[:8],
@@ -215,6 +231,23 @@ def write(settings: EvaluateSettings, fingerprint: str, trial: Trial, found: Eva
             "evaluation_costs": found.costs,
         },
     )
+
+
+def facts_of(settings: EvaluateSettings, trial: Trial, found: Evaluated) -> dict[str, str]:
+    """What stands under the title of the page."""
+    users = f"{trial.tasks.user_ids.n_unique():,} in {len(trial.tasks.user_ids):,} tasks"
+    known = f"{trial.inputs.events.height:,} events, {len(trial.training_users):,} users"
+    moment = {} if trial.moment is None else {"known until": f"{trial.moment:%Y-%m-%d %H:%M} UTC"}
+    return {
+        "protocol": settings.protocol.kind,
+        f"{settings.judge} users": users,
+        "learned from": known,
+        **moment,
+        "items": f"{len(trial.item_ids):,}",
+        "seed": str(settings.seed),
+        "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "evaluation_id": found.folder.name,
+    }
 
 
 def with_window(settings: EvaluateSettings, choice: LearnerSettings | BaselineSettings) -> EvaluateSettings:

@@ -57,7 +57,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel, repository)
         if file.is_file() and file.suffix != ".pyc"
     }
     assert {file for file in held if file.parts[0] in PACKAGES} == source
-    assert {file.suffix for file in source} == {".py", ".sql", ".typed"}
+    assert {file.suffix for file in source} == {".py", ".sql", ".typed", ".c", ".html"}
     assert all(file.parts[0].endswith(".dist-info") for file in held - source)
 
 
@@ -198,7 +198,7 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def test_what_is_imported_is_what_is_declared(project, repository):
-    distributions = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
+    distributions = {"yaml": "pyyaml", "sklearn": "scikit-learn", "vl_convert": "vl-convert-python"}
     imported = set()
     for package in PACKAGES:
         for file in (repository / package).rglob("*.py"):

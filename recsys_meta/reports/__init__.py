@@ -1,0 +1,1 @@
+"""Pages from what evaluations found: one file each, readable without a network."""
