@@ -594,3 +594,34 @@ class EvaluateSettings(Story):
             "protocol.kind": self.protocol.kind in ("temporal", "next_day"),
             "baselines.popularity_window": any(choice.popularity_window for choice in self.baselines),
         }
+
+
+def _config_alone(found: object) -> object:
+    """The short form: the path of the config alone."""
+    return {"config": found} if isinstance(found, str) else found
+
+
+class EvaluationSettings(Settings):
+    """One evaluation of a suite."""
+
+    config: FilePath = Field(description="config of an evaluation")
+    settings: Arguments = Field(
+        default={},
+        description="dotted keys and values that stand over those of the config, as on the command line",
+    )
+
+
+class SuiteSettings(Settings):
+    """A suite: several evaluations, and the rank of every learner over all of them."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    workspace: FilePath = Field(
+        description="folder for the ranks; evaluations and models stay in those of the configs"
+    )
+    evaluations: tuple[Annotated[EvaluationSettings, BeforeValidator(_config_alone)], ...] = Field(
+        min_length=1, description="paths of configs, or config and settings"
+    )
+    judge: Literal["test", "validation"] | None = Field(
+        default=None, description="who is judged in all of them; none: as each config says"
+    )

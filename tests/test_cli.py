@@ -50,7 +50,7 @@ def last_line(captured) -> dict:
     return json.loads(captured.out.splitlines()[-1])
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "evaluate"])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if VERBS[verb].settings == "NightSettings"])
 def test_each_verb_calls_its_story_with_the_settings(verb, config, story, capsys):
     calls = story(verb, {"run_id": "r", "seconds": {"read": 1.5}})
     assert main([verb, "--config", config, "--top_k", "5", "--training.max_epochs=3"]) == 0

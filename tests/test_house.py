@@ -154,11 +154,16 @@ def test_every_night_that_the_documents_show_is_a_config(repository, tmp_path):
 def test_every_config_that_ships_is_a_config(repository):
     from pipelines.construction import check_classes
     from pipelines.loading import load
-    from pipelines.settings import EvaluateSettings, NightSettings
+    from pipelines.settings import EvaluateSettings, NightSettings, SuiteSettings
 
     configs = sorted((repository / "configs").glob("*.yaml"))
     assert repository / "configs" / "nightly.yaml" in configs
     for config in configs:
+        if config.name.startswith("suite"):
+            assert {entry.config for entry in load(SuiteSettings, [config]).settings.evaluations} <= set(
+                configs
+            )
+            continue
         loaded = load(EvaluateSettings if config.name.startswith("evaluate") else NightSettings, [config])
         check_classes(loaded)
         data = loaded.settings.interactions.path

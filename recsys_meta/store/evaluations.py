@@ -16,6 +16,7 @@ EVALUATION_TABLES = (
     "evaluation_differences",
     "evaluation_breakdown",
     "evaluation_costs",
+    "suite_ranks",
 )
 
 

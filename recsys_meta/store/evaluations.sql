@@ -63,3 +63,11 @@ CREATE TABLE IF NOT EXISTS evaluation_costs (
     judge_cpu_seconds DOUBLE NOT NULL,
     judge_peak_mib BIGINT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS suite_ranks ( -- the id is that of the suite
+    evaluation_id VARCHAR NOT NULL,
+    learner VARCHAR NOT NULL,
+    mean_rank DOUBLE NOT NULL,
+    cells BIGINT NOT NULL, -- shots of evaluations that it was judged in
+    best BIGINT NOT NULL,
+    ratio DOUBLE -- to the best baseline, geometric mean; above 1 is better
+);
