@@ -5,27 +5,19 @@ Synthetic data in the shape of MeLU on MovieLens-1M: 8 features of 32 columns ->
 """
 
 import json
-import math
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
-from statistics import linear_regression, median
-from threading import Lock
-from typing import NamedTuple, ParamSpec, TypeVar
+from statistics import median
+from typing import NamedTuple
 
-import polars as pl
 import torch
 from torch import Tensor, nn
 
+from pipelines.bench_data import rates_of_data
 from pipelines.bench_loops import MeLU, loop_loss, loop_top, torchopt_loss
+from pipelines.bench_night import nights
 from recsys_meta.adaptation.recommend import recommend
 from recsys_meta.algorithms.maml import FOMAML, MAML
 from recsys_meta.episodes import RandomSplits, collate
@@ -46,8 +38,6 @@ QUERY = 10
 TOP_K = 100
 
 Figures = dict[str, float]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Effort(NamedTuple):
@@ -59,6 +49,7 @@ class Effort(NamedTuple):
     items: tuple[int, int] = (3_706, 50_000)
     scored_users: tuple[int, int] = (1_024, 512)
     looped_users: tuple[int, int] = (64, 12)
+    data_rows: int = 10_000_000
 
 
 def main(effort: Effort | None = None) -> Figures:
@@ -68,7 +59,8 @@ def main(effort: Effort | None = None) -> Figures:
     torch.manual_seed(0)
     peak = matmul_peak()
     print(f"torch {torch.__version__}, one thread, matmul peak {peak / 1e9:.0f} GFLOP/s")
-    figures = training(effort) | scoring(effort, peak) | nights(effort)
+    rates_of_data(effort.data_rows)
+    figures = training(effort) | scoring(effort, peak) | nights(effort.night_users)
     print(json.dumps({name: round(figure, 3) for name, figure in figures.items()}))
     return figures
 
@@ -280,167 +272,5 @@ def matmul_peak() -> float:
     return 2 * 1024**3 / min(seconds)
 
 
-def nights(effort: Effort) -> Figures:
-    """Whole nights of more and more cold users, each in a process of its own: time, memory, and what is neither
-    mathematics nor files.
-    """
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for users in effort.night_users:
-            place = Path(folder) / str(users)
-            write_night(place, users)
-            command = [sys.executable, "-m", "pipelines.bench", str(place)]
-            began = time.monotonic()
-            ended = subprocess.run(
-                command,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            night = json.loads(ended.stdout.splitlines()[-1])
-            night["wall"] = time.monotonic() - began
-            night["serving"] = night["wall"] - night["train"]
-            night["overhead"] = night["wall"] - sum(
-                night[name] for name in ("read", "train", "answer or write", "publish")
-            )
-            print(
-                f"{f'a night of {users:,} users':<40}" + "   ".join(f"{n} {x:.1f}" for n, x in night.items())
-            )
-            found.append({"users": users, **night})
-            shutil.rmtree(place)
-    sizes, seconds = ([math.log(night[name]) for night in found] for name in ("users", "serving"))
-    return {
-        "night_slope": linear_regression(sizes, seconds).slope if len(found) > 1 else math.nan,
-        # What scoring holds beside the tables it was given, against the whole of the smallest night.
-        "memory_growth": (found[-1]["scoring MiB"] - found[0]["scoring MiB"]) / found[0]["peak MiB"],
-        "overhead_share": found[-1]["overhead"] / found[-1]["wall"],
-    }
-
-
-def write_night(folder: Path, users: int, *, items: int = 500, each: int = 5, warm: int = 500) -> None:
-    """The interactions of a night: cold users with ``each``, and some warm ones, with four times as many."""
-    folder.mkdir()
-    chance = torch.Generator().manual_seed(0)
-    owners = torch.cat(
-        [torch.arange(users).repeat_interleave(each), users + torch.arange(warm).repeat_interleave(4 * each)]
-    )
-    columns = {
-        "user_id": owners,
-        "item_id": (torch.rand(len(owners), generator=chance).square() * items).long(),
-        "timestamp": 1_780_000_000 + torch.randint(10_000_000, owners.shape, generator=chance),
-    }
-    pl.DataFrame({name: column.numpy() for name, column in columns.items()}).write_parquet(
-        folder / "events.parquet"
-    )
-
-
-def night(folder: Path) -> None:
-    """One night on what ``write_night`` has written. Prints its seconds and its memory (MiB) as one JSON line."""
-    from pipelines import nightly
-    from pipelines.loading import load
-    from pipelines.settings import NightSettings
-    from recsys_meta.store import RunFolder
-    from recsys_meta.training import fitting  # noqa: F401 - imports Lightning here, which is start-up and not training
-
-    settings = {
-        "workspace": folder / "workspace",
-        "run_date": "2026-11-23",
-        "interactions.path": folder / "events.parquet",
-        "interactions.timestamp": "timestamp",
-        "cold.below": 11,
-        "top_k": 10,
-        "learner.class_path": "recsys_meta.algorithms.maml.MAML",
-        "learner.init_args": "{loss: softmax, dim: 32, num_steps: 2}",
-        "training.max_epochs": 2,
-    }
-    loaded = load(NightSettings, [], [(name, str(value)) for name, value in settings.items()])
-    torch.set_num_threads(1)
-    answering, writing, either = Clock(), Clock(), Clock()  # the two run at once
-    nightly.recommend = either.stream(answering.stream(nightly.recommend))  # type: ignore[attr-defined]
-    RunFolder.write_part = either.call(writing.call(RunFolder.write_part))  # type: ignore[method-assign]
-    RunFolder.finish_shard = either.call(writing.call(RunFolder.finish_shard))  # type: ignore[method-assign]
-    summary = nightly.nightly(loaded.settings, loaded.fingerprint)
-    seconds = summary["seconds"]
-    print(
-        json.dumps(
-            {
-                "read": seconds["read"],
-                "train": seconds["train"],
-                "answer": answering.seconds,
-                "write": writing.seconds,
-                "answer or write": either.seconds,
-                "publish": seconds["publish"],
-                "peak MiB": summary["peak_memory_mib"],
-                "scoring MiB": answering.memory / 2**20,
-            }
-        )
-    )
-
-
-def held_memory(*, peak: bool = False) -> int:
-    """Bytes that this process holds; or the most it held since it was last asked for what it holds (Linux)."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    if not peak:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    return int(fields["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
-
-
-class Clock:
-    """Counts the seconds in which any thread is inside of what it is wrapped around; of streams, notes the most bytes that
-    the process held beside those at the first one's start.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.memory = 0
-        self.held_before: int | None = None
-        self._changing = Lock()
-        self._inside = 0
-        self._began = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Counts."""
-        with self._changing:
-            if self._inside == 0:
-                self._began = time.monotonic()
-            self._inside += 1
-        yield
-        with self._changing:
-            self._inside -= 1
-            if self._inside == 0:
-                self.seconds += time.monotonic() - self._began
-
-    def call(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The same function, counted."""
-
-        def counted(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self.running():
-                return function(*args, **kwargs)
-
-        return counted
-
-    def stream(self, function: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
-        """The same generator, counted while it makes the next value."""
-
-        def counted(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-            values = function(*args, **kwargs)
-            if self.held_before is None:
-                self.held_before = held_memory()
-            while True:
-                with self.running():
-                    value = next(values, None)
-                if value is None:
-                    self.memory = held_memory(peak=True) - self.held_before
-                    return
-                yield value
-
-        return counted
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        night(Path(sys.argv[1]))
-    else:
-        main()
+    main()

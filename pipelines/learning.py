@@ -13,6 +13,7 @@ import torch
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.settings import LearnerSettings, Story
+from pipelines.starting import importing
 from recsys_meta import __version__, ingest, store
 from recsys_meta.algorithms.base import Learner
 from recsys_meta.episodes import (
@@ -125,8 +126,8 @@ def fit_or_reuse(
                 f"no episode can be drawn from the {events.height} events of {len(train)} users to train on"
                 f" (training.split: {story.training.split}; see training.moments and cold.below)"
             )
-        # Here, for it imports Lightning: seconds that a night without training does not need.
-        from recsys_meta.training.fitting import fit
+        with importing():  # Lightning: seconds that a night without training does not need
+            from recsys_meta.training.fitting import fit
 
         if not validation:
             log.warning("no validation users: training does not stop early, see training.validation_share")

@@ -73,18 +73,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipelines import settings
-    from pipelines.loading import as_yaml, load
+    from pipelines.starting import importing
+
+    with importing():
+        from pipelines import settings
+        from pipelines.loading import as_yaml, load
 
     loaded = load(getattr(settings, verb.settings), args.config, _overrides(rest), os.environ)
     if args.print_config:
         print(as_yaml(loaded.settings, comments=args.print_config == "comments"), end="")
         return 0
 
-    from pipelines.construction import check_classes
+    with importing():
+        from pipelines.construction import check_classes
 
+        story: Callable[..., Any] = getattr(importlib.import_module(verb.module), verb.function)
     check_classes(loaded)
-    story: Callable[..., Any] = getattr(importlib.import_module(verb.module), verb.function)
     summary = story(loaded.settings, loaded.fingerprint)
     _print_json(summary._asdict() if hasattr(summary, "_asdict") else summary)
     return 0

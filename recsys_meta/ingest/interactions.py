@@ -135,10 +135,11 @@ def _faults(
         f"{TIMESTAMP}|max": "is later than the moment of the run",
         **{f"{name}|min_length": "is empty" for name in (USER_ID, ITEM_ID)},
     }
+    failed = rows.table.filter(pl.col(POSITION).is_in(details[POSITION].implode()))
     found = [no_faults()]
     for name, column in names.items():
         empty = details.join(
-            rows.table.select(POSITION, raw=pl.col(column).cast(pl.String, strict=False)), on=POSITION
+            failed.select(POSITION, raw=pl.col(column).cast(pl.String, strict=False)), on=POSITION
         )
         missing = empty["raw"].is_null() | (empty["raw"].str.strip_chars() == "")
         unread = "is not a number" if name == VALUE else "is not a time between the years 1 and 9999"
@@ -159,10 +160,13 @@ def _faults(
 def _once(table: pl.DataFrame, duplicates: Duplicates) -> tuple[pl.DataFrame, int, int]:
     """The table without duplicates and POSITION, the number of exact ones taken out, and of those merged by the rule."""
     pair = [USER_ID, ITEM_ID]
-    # A hash finds the few pairs that may stand twice, much faster than comparing all of them would.
-    several = table.select(pl.struct(pair).hash().is_duplicated()).to_series()
-    if not several.any():
+    # A sorted hash finds the few pairs that may stand twice, much faster than comparing all of them would.
+    hashes = table.select(pl.struct(pair).hash()).to_series()
+    in_order = hashes.sort()
+    twice = in_order.filter(in_order == in_order.shift(1)).unique()
+    if twice.is_empty():
         return table.drop(POSITION), 0, 0
+    several = hashes.is_in(twice.implode())
     suspects = table.filter(several)
     distinct = suspects.unique(
         [name for name in table.columns if name != POSITION], keep="first", maintain_order=True

@@ -80,6 +80,7 @@ def test_every_figure_is_there(capsys):
         items=(150, 200),
         scored_users=(8, 8),
         looped_users=(2, 2),
+        data_rows=2_000,
     )
     figures = bench.main(effort)
     wanted = {name.replace("3706", "150").replace("50000", "200") for name in FIGURES}
@@ -87,4 +88,6 @@ def test_every_figure_is_there(capsys):
     assert all(
         figures[name] > 0 for name in wanted if name.startswith(("train", "score", "matmul", "overhead"))
     )
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]).keys() == figures.keys()
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(" rows/s " in line or " users/s " in line for line in lines) == 6  # in and out
+    assert json.loads(lines[-1]).keys() == figures.keys()
