@@ -4,12 +4,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
+from file_changes import ENVIRONMENT
 
 from pipelines import nightly
 from pipelines.loading import load
@@ -55,9 +56,9 @@ def settings(world: Path, *overrides: tuple[str, str]) -> tuple[NightSettings, s
     return loaded.settings, loaded.fingerprint
 
 
-def published(world: Path, table: str) -> pl.DataFrame:
+def published(world: Path, table: str, workspace: str = "workspace") -> pl.DataFrame:
     """A published table, without the time it was made at."""
-    with duckdb.connect(str(world / "workspace" / "scores.duckdb"), read_only=True) as connection:
+    with duckdb.connect(str(world / workspace / "scores.duckdb"), read_only=True) as connection:
         found = connection.sql(f"FROM {table}").pl()
     return found.drop("generated_at", strict=False)
 
@@ -270,47 +271,49 @@ def test_ids_of_two_kinds_are_refused(world) -> None:
         nightly.validate(*settings(world, ("score", f"{{path: {world}/ids.parquet, id: user_id}}")))
 
 
-NIGHT = """
-import sys
-from pathlib import Path
-import torch
-from pipelines import nightly
-from pipelines.loading import load
-from pipelines.settings import NightSettings
-torch.set_num_threads(1)
-loaded = load(NightSettings, [Path("night.yaml")], [("workspace", sys.argv[1])])
-print("up", flush=True)
-nightly.nightly(loaded.settings, loaded.fingerprint)
-"""
+# What a kill leaves behind is on disk: a night killed right before each of these steps has been through every state between
+# them. Words of the change that the process was about to make.
+MOMENTS = (
+    ["os.rename", "last.new", "last.ckpt"],  # one epoch trained, no checkpoint yet
+    ["os.rename", "last.ckpt", "previous.ckpt"],  # a second, and the checkpoint of the first
+    ["os.rename", "last.new", "last.ckpt"],  # the same, under its other name
+    ["os.rename", "-bundle"],  # trained
+    ["open", "user_status", "000000.parquet"],  # a part whose scores are written
+    ["os.rename", "finished", "000001.json"],  # a part written whole, but not said to be
+    ["os.rename", "publication-0001"],  # the file built
+    ["os.rename", "workspace/scores.duckdb"],  # published, but not in force
+)
 
 
-def night_in_a_process(world: Path, workspace: str, *, kill_after: float | None = None) -> tuple[float, int]:
-    """How long a night took from when it got to work, and how its process ended."""
+@pytest.fixture
+def nights(world: Path) -> Iterator[Callable[[str, list[str] | None], int]]:
+    """Runs a night in a process of its own: workspace, where it is to be killed; gives how the process ended."""
     with subprocess.Popen(
-        [sys.executable, "-c", NIGHT, workspace], cwd=world, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        began = time.monotonic()
-        if kill_after is not None:
-            time.sleep(kill_after)
-            process.send_signal(signal.SIGKILL)
-        process.stdout.read()
-    return time.monotonic() - began, process.returncode
+        [sys.executable, str(Path(__file__).with_name("killed_night.py"))],
+        cwd=world,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        stdin, stdout = server.stdin, server.stdout
+
+        def night(workspace: str, die_before: list[str] | None = None) -> int:
+            stdin.write(json.dumps({"workspace": workspace, "die_before": die_before}) + "\n")
+            stdin.flush()
+            return int(stdout.readline())
+
+        yield night
+        stdin.close()
 
 
-def test_a_night_killed_anywhere_and_run_again_publishes_what_an_undisturbed_one_does(world) -> None:
-    seconds, ended = night_in_a_process(world, "workspace")
-    assert ended == 0
-    wanted = {name: published(world, name) for name in ("scores", "user_status")}
-    killed = 0
-    for number, share in enumerate((0.2, 0.5, 0.7, 0.85)):
-        workspace = f"killed{number}"
-        _, ended = night_in_a_process(world, workspace, kill_after=share * seconds)
-        killed += ended == -signal.SIGKILL
-        assert night_in_a_process(world, workspace)[1] == 0
-        for name, rows in wanted.items():
-            with duckdb.connect(str(world / workspace / "scores.duckdb"), read_only=True) as connection:
-                found = connection.sql(f"FROM {name}").pl().drop("generated_at", strict=False)
-            assert found.equals(rows), (name, share)
-    assert killed > 0
+def test_a_night_killed_anywhere_and_run_again_publishes_what_an_undisturbed_one_does(world, nights) -> None:
+    assert nights("undisturbed") == 0
+    for moment in MOMENTS:  # each time it goes on where it was
+        assert not (world / "workspace" / "scores.duckdb").exists()
+        assert nights("workspace", moment) == -signal.SIGKILL, moment
+    assert nights("workspace") == 0
+    for name in ("scores", "user_status"):
+        assert published(world, name).equals(published(world, name, "undisturbed"))

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import IO, Any
 
 import pytest
+from file_changes import ENVIRONMENT
 
 SCRIPT = Path(__file__).with_name("small_night.py")
 
@@ -68,7 +68,7 @@ def nights() -> Iterator[Nights]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     ) as process:
         yield Nights(process)
         assert process.stdin is not None

@@ -1,7 +1,6 @@
 """A night of a handful of users, written in shards and published; run as a script it serves such nights in processes
 that may be killed at any moment, or at the n-th change they make to the file system."""
 
-import itertools
 import json
 import os
 import resource
@@ -9,7 +8,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -17,22 +16,13 @@ from typing import Any
 
 import duckdb
 import polars as pl
+from file_changes import at_each_change
 
 from recsys_meta import store, tables
 
 NOW = datetime(2026, 11, 23, 2, 30, tzinfo=UTC)
 TOP_K = 3
 NOTHING_QUARANTINED = pl.DataFrame(schema=dict(tables.QUARANTINE))
-CHANGES = {
-    "os.rename",
-    "os.symlink",
-    "os.link",
-    "os.mkdir",
-    "os.remove",
-    "os.rmdir",
-    "os.truncate",
-    "shutil.rmtree",
-}
 
 
 def record(run_id: str, **columns: Any) -> store.RunRecord:
@@ -125,17 +115,6 @@ def night(root: Path, run_id: str, version: int = 1, **settings: Any) -> store.P
         return publish(workspace, run, [1, 2, 3, 4], **settings)
 
 
-def _at_each_change(act: Callable[[int, str], None]) -> None:
-    """Calls ``act`` whenever this process is about to change the file system, with 0, 1, 2, .. and what it is about to do."""
-    numbers = itertools.count()
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in CHANGES or (event == "open" and arguments[1] and set("wxa+") & set(arguments[1])):
-            act(next(numbers), f"{event} {arguments}")
-
-    sys.addaudithook(hook)
-
-
 def _die(number: int, change: str, *, at: int) -> None:
     """Ends this process without any farewell."""
     if number == at:
@@ -151,10 +130,10 @@ def _in_child(task: Mapping[str, Any], others_ended: int) -> int:
     """One night as the task says; the exit code of its process."""
     workspace = store.Workspace(Path(task["root"]))
     if task.get("die_at") is not None:
-        _at_each_change(partial(_die, at=task["die_at"]))
+        at_each_change(partial(_die, at=task["die_at"]))
     changes: list[str] = []
     if task.get("list_changes"):
-        _at_each_change(lambda number, change: changes.append(change))
+        at_each_change(lambda number, change: changes.append(change))
     if task.get("file_limit") is not None:
         _limit_files_to(task["file_limit"])
     try:

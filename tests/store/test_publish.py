@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
+from file_changes import ENVIRONMENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal, assert_series_equal
@@ -155,7 +156,7 @@ def test_instants_and_json_come_back_whatever_the_time_zone_of_the_machine(
     )
     subprocess.run(
         [sys.executable, "-c", code, str(small_night.__file__), str(tmp_path)],
-        env=os.environ | {"TZ": "America/New_York"},
+        env=ENVIRONMENT | {"TZ": "America/New_York"},
         check=True,
     )
     assert set(read_scores(tmp_path / "scores.duckdb")["generated_at"]) == {small_night.NOW}

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from file_changes import ENVIRONMENT
 
 from recsys_meta.store import Workspace, read_scores, verify
 
@@ -44,7 +45,11 @@ def test_kills_at_random_moments_leave_the_last_good_scores_and_readers_notice_n
     good = 1
     kills = 0
     with subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(SCRIPT), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     ) as reader:
         for version in range(2, 6):
             run_id = f"night-{version // 2}"  # every other night replaces the one before it
