@@ -25,6 +25,8 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], type[BaseModel] | None], ...] =
     ("Every story", "the configs of a night and of an evaluation", settings.Story, None),
     ("A night", "configs for `nightly`, `validate`, `train`, `adapt` and `publish`", settings.NightSettings, settings.Story),
     ("An evaluation", "configs for `evaluate`", settings.EvaluateSettings, settings.Story),
+    ("Tuning", "configs for `tune`", settings.TuneSettings, settings.EvaluateSettings),
+    ("Ranges", "`spaces`", settings.RangeSettings, None),
     ("A suite", "configs for `suite`", settings.SuiteSettings, None),
     ("Evaluations of a suite", "`evaluations`", settings.EvaluationSettings, None),
     ("Where rows come from", "every place that names a table", settings.SourceSettings, None),

@@ -20,7 +20,7 @@ from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettin
 from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import Negatives, group, user_keys
+from recsys_meta.episodes import Negatives, user_keys
 from recsys_meta.evaluation.breakdown import (
     ON_ITEMS,
     ItemGroups,
@@ -113,22 +113,14 @@ def judge_all(
     few = trial.tasks.take(torch.arange(min(_SANITY_TASKS, len(trial.tasks.user_ids))))
     oracle = Oracle(few.query)
     check_oracle(judge(settings, oracle, oracle_users(len(few.user_ids)), few, plain(trial.item_ids)))
-    known = group(trial.inputs.events, trial.inputs.user_ids, trial.item_ids)
+    known = trial.known()
     groups = popularity_groups(torch.bincount(known.items, minlength=len(trial.item_ids)))
     choices = choices_of(settings)
     pages, mixed, costs = [], [], []
     for name, choice in zip(unique_names(choices), choices, strict=True):
         story = with_window(settings, choice)
         with cost() as fitting:
-            model = fit_or_reuse(
-                story,
-                LearnerSettings(class_path=choice.class_path, init_args=choice.init_args),
-                trial.inputs,
-                trial.training_users,
-                workspace=workspace,
-                moment=trial.moment,
-                run_date=datetime.now(UTC).date(),
-            )
+            model = fitted(story, choice, trial, workspace)
         fitting = kept_cost(workspace.model(model.version) / "cost.json", fitting, anew=not model.reused)
         with cost() as judging:
             learner, users, catalogue = on_trial(story, model, trial, known)
@@ -154,6 +146,24 @@ def judge_all(
     else:
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
     return pl.concat(pages), pl.DataFrame(costs)
+
+
+def fitted(
+    story: EvaluateSettings,
+    choice: LearnerSettings | BaselineSettings,
+    trial: Trial,
+    workspace: store.Workspace,
+) -> Model:
+    """The model of one choice, on what may be learned from."""
+    return fit_or_reuse(
+        story,
+        LearnerSettings(class_path=choice.class_path, init_args=choice.init_args),
+        trial.inputs,
+        trial.training_users,
+        workspace=workspace,
+        moment=trial.moment,
+        run_date=datetime.now(UTC).date(),
+    )
 
 
 def choices_of(settings: EvaluateSettings) -> list[LearnerSettings | BaselineSettings]:

@@ -65,6 +65,10 @@ class Trial(NamedTuple):
     item_ids: pl.Series  # the items that the tasks speak of: rows of the judged catalogue
     moment: datetime | None = None  # what is known lies before it; None where time is unknown, or not cut
 
+    def known(self) -> Histories:
+        """What everybody did, on the items of the trial."""
+        return group(self.inputs.events, self.inputs.user_ids, self.item_ids)
+
 
 def trial_of(settings: EvaluateSettings, inputs: Inputs) -> Trial:
     """The trial of the protocol; with ``judge: validation`` one more, cut from what the first leaves to learn from.

@@ -596,6 +596,48 @@ class EvaluateSettings(Story):
         }
 
 
+class RangeSettings(Settings):
+    """The values that a setting may take in tuning: choices, or everything from low to high."""
+
+    choices: tuple[bool | int | FiniteFloat | str | None, ...] = Field(default=(), description="the values, where they are few")
+    low: int | FiniteFloat | None = Field(
+        default=None, description="least value; whole numbers where both ends are"
+    )
+    high: int | FiniteFloat | None = Field(default=None, description="largest value")
+    log: bool = Field(default=False, description="whether factors count, rather than differences")
+
+    @model_validator(mode="after")
+    def _choices_or_ends(self) -> Self:
+        ends = (self.low, self.high)
+        if bool(self.choices) == (ends != (None, None)) or (not self.choices and None in ends):
+            raise ValueError("expected either choices, or low and high")
+        return self
+
+
+class TuneSettings(EvaluateSettings):
+    """Tuning: an evaluation on validation users, repeated with other settings."""
+
+    trials: PositiveInt = Field(default=20, description="for each learner and baseline that is searched")
+    spaces: dict[str, dict[str, RangeSettings]] = Field(
+        default={},
+        description="for a class path the arguments that are searched, and settings of the training as training.NAME",
+    )
+
+    @model_validator(mode="after")
+    def _spaces_are_of_what_is_judged(self) -> Self:
+        known = {choice.class_path for choice in (*self.learners, *self.baselines)}
+        strange = sorted(set(self.spaces) - known)
+        if strange:
+            raise ValueError(
+                f"spaces of {strange}; expected some of {sorted(known)}, the learners and baselines"
+            )
+        keys = {key for space in self.spaces.values() for key in space if key.startswith("training.")}
+        strange = sorted(key for key in keys if key.partition(".")[2] not in TrainingSettings.model_fields)
+        if strange:
+            raise ValueError(f"{strange} are no settings of the training")
+        return self
+
+
 def _config_alone(found: object) -> object:
     """The short form: the path of the config alone."""
     return {"config": found} if isinstance(found, str) else found

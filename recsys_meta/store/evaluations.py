@@ -17,6 +17,7 @@ EVALUATION_TABLES = (
     "evaluation_breakdown",
     "evaluation_costs",
     "suite_ranks",
+    "tuning_trials",
 )
 
 

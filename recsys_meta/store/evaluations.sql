@@ -71,3 +71,13 @@ CREATE TABLE IF NOT EXISTS suite_ranks ( -- the id is that of the suite
     best BIGINT NOT NULL,
     ratio DOUBLE -- to the best baseline, geometric mean; above 1 is better
 );
+CREATE TABLE IF NOT EXISTS tuning_trials ( -- the id is that of the tuning
+    evaluation_id VARCHAR NOT NULL,
+    learner VARCHAR NOT NULL,
+    trial BIGINT NOT NULL,
+    parameters VARCHAR NOT NULL, -- JSON
+    value DOUBLE NOT NULL, -- mean of the chief metric over the shots, on validation users
+    seconds DOUBLE NOT NULL,
+    cpu_seconds DOUBLE NOT NULL,
+    peak_mib BIGINT NOT NULL
+);
