@@ -26,7 +26,8 @@ from recsys_meta.algorithms.base import TaskState
 from recsys_meta.algorithms.scorer import Scorer, Shelf, no_features
 from recsys_meta.models.heads import MLPHead, Weights
 from recsys_meta.models.losses import LossName, Pool, task_loss
-from recsys_meta.tensors import Examples, Features, ItemCodes, Sizes
+from recsys_meta.native import Kernels, inner_loop, kernels
+from recsys_meta.tensors import EpisodeBatch, Examples, Features, ItemCodes, Sizes
 
 StepSizes = Literal["fixed", "per_step", "per_entry"]
 
@@ -119,8 +120,48 @@ class MAML(Scorer):
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """T tasks at once: {name: [T, ...]}, the head's weights after K steps."""
-        theta, shelf = self.theta(support, users, items), self.shelf(items)
-        return self.written_inner_loop(theta, support, shelf)
+        theta = self.theta(support, users, items)
+        compiled = None if torch.is_grad_enabled() or "support" not in theta else self.compiled(items)
+        if compiled is not None:
+            assert isinstance(self.head, MLPHead)
+            start = self.compiled_start(users, items, support.shots)
+            return self.head.after(theta, inner_loop.adapted(compiled, start, support, loss=self.loss))
+        return self.written_inner_loop(theta, support, self.shelf(items))
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
+        """As of every learner; of an MLP by the compiled inner loop, where there is one."""
+        items = self.encode(episodes.catalogue)
+        compiled = self.compiled(items)
+        if compiled is None:
+            state = self.adapt(episodes.support, episodes.users, items)
+            return self.task_loss(state, episodes.query, items, episodes.support).mean()
+        return inner_loop.meta_loss(
+            compiled,
+            self.compiled_start(episodes.users, items, episodes.support.shots),
+            episodes.support,
+            episodes.query,
+            loss=self.loss,
+            first_order=self.first_order,
+        )
+
+    def compiled(self, items: ItemCodes) -> Kernels | None:
+        """The kernels, if their inner loop is this one: on a CPU, two hidden layers, a loss of single scores, a step size
+        per weight. A variant's is its own.
+        """
+        known = type(self) in (MAML, FOMAML) and isinstance(self.head, MLPHead) and len(self.head.layers) == 3
+        if not known or self.loss not in inner_loop.LOSSES or self.step_sizes == "per_entry":
+            return None
+        if not items.vectors.is_cpu or items.vectors.dtype not in (torch.float32, torch.float64):
+            return None
+        return kernels()
+
+    def compiled_start(self, users: Features, items: ItemCodes, shots: Tensor) -> inner_loop.Start:
+        """theta, and by how far each step moves each weight of each task."""
+        assert isinstance(self.head, MLPHead)
+        sizes = torch.stack([self.step_size[name].flatten() for name in self.head.adapted], dim=1)  # [K, 6]
+        rates = self.scale(shots).reshape(-1, 1, 1) * sizes
+        pulls = torch.cat([self.pull.new_zeros(1), self.pull])
+        return self.head.compiled_start(users, items.vectors, items.bias, rates, pulls)
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta itself: a user without support stays there."""
@@ -168,8 +209,7 @@ class MAML(Scorer):
 
     def stepped(self, k: int, fast: Weights, gradient: Weights, theta: Weights, shots: Tensor) -> Weights:
         """The fast weights after step k. Of one task, or of T tasks with ``shots`` [T]."""
-        # Without support there is nothing to learn from and nothing to be pulled back from.
-        scale = torch.where(shots > 0, shots.clamp(min=1).to(self.shot_power.dtype) ** self.shot_power, 0.0)
+        scale = self.scale(shots)
         stepped = {}
         for name, weight in fast.items():
             slope = gradient[name].detach() if self.first_order else gradient[name]
@@ -178,6 +218,10 @@ class MAML(Scorer):
             rate = scale.reshape(scale.shape + (1,) * (weight.dim() - scale.dim())) * self.step_size[name][k]
             stepped[name] = torch.addcmul(weight, rate, slope, value=-1)
         return stepped
+
+    def scale(self, shots: Tensor) -> Tensor:
+        """n_t^p. Without support it is 0: there is nothing to learn from and nothing to be pulled back from."""
+        return torch.where(shots > 0, shots.clamp(min=1).to(self.shot_power.dtype) ** self.shot_power, 0.0)
 
     def support_loss(self, fast: Weights, fixed: Weights, support: Examples, shelf: Shelf) -> Tensor:
         """The support loss of one task as a function of its fast weights; a scalar."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_meta.models.encoders import FeatureEncoder
-from recsys_meta.native import Network, Shelf, fits, kernels, plain_scores
+from recsys_meta.native import Network, Shelf, fits, inner_loop, kernels, plain_scores
 from recsys_meta.tensors import Features, FeatureSizes
 
 Weights = dict[str, Tensor]
@@ -217,6 +217,38 @@ class MLPHead(Head):
             "support": support.detach() if first_order else support,
             "support_items": index.clone(),
             "support_user": (user.detach() if first_order else user).clone(),  # a state holds nothing twice
+        }
+
+    def compiled_start(
+        self, users: Features, vectors: Tensor, item_bias: Tensor, rates: Tensor, pulls: Tensor
+    ) -> inner_loop.Start:
+        """The start of these T users as the compiled inner loop takes it. Of a head with two hidden layers."""
+        user = self.user_encoder(users)
+        (_, bias_0), (weight_1, bias_1), (weight_2, bias_2) = (layer.parameters() for layer in self.layers)
+        first = self.first_layer
+        return inner_loop.Start(
+            vectors=vectors,
+            base=vectors @ first[:, : self.item_width].T,
+            item_bias=item_bias,
+            constant=torch.addmm(bias_0, user, first[:, self.item_width :].T),
+            user_square=(user * user).sum(1),
+            weight=weight_1.T,
+            bias=bias_1,
+            last=weight_2.squeeze(0),
+            last_bias=bias_2,
+            rates=rates,
+            pulls=pulls,
+        )
+
+    def after(self, weights: Weights, adapted: inner_loop.Adapted) -> Weights:
+        """Spanned weights after the compiled inner loop."""
+        return weights | {
+            "weight_0": adapted.moved,
+            "bias_0": weights["bias_0"] + adapted.shift,
+            "weight_1": adapted.weight,
+            "bias_1": adapted.bias,
+            "weight_2": adapted.last.unsqueeze(1),
+            "bias_2": adapted.last_bias.unsqueeze(1),
         }
 
     def whole(self, weights: Weights) -> Weights:

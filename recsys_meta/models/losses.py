@@ -95,11 +95,11 @@ def score_gradient(name: LossName, scored: Scored, pool: Pool | None = None) -> 
     scores, targets, mask = scored.scores, scored.targets, scored.mask
     match name:
         case "squared":
-            return ScoreGradient(2 * (scores - targets) * shares(mask))
+            return ScoreGradient(2 * (scores - targets) * shares(mask.to(scores.dtype)))
         case "absolute":
-            return ScoreGradient((scores - targets).sign() * shares(mask))
+            return ScoreGradient((scores - targets).sign() * shares(mask.to(scores.dtype)))
         case "logistic":
-            return ScoreGradient((scores.sigmoid() - positives(scored)) * shares(mask))
+            return ScoreGradient((scores.sigmoid() - positives(scored)) * shares(mask.to(scores.dtype)))
         case "softmax":
             pool = required(pool)
             below = pool_normalizer(pool).unsqueeze(-1) - scores
@@ -125,7 +125,7 @@ def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
     """sum(weights * values) / sum(weights) over the last dimension; 0 where all weights are 0, whatever the
     values.
     """
-    return (torch.where(weights > 0, values, 0.0) * shares(weights)).sum(-1)
+    return (torch.where(weights > 0, values, 0.0) * shares(weights.to(values.dtype))).sum(-1)
 
 
 def shares(weights: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What is compiled on the machine that serves: two loops in C, each with a plain torch path that answers the same."""
+"""What is compiled on the machine that works: loops in C, each beside a plain torch path that answers the same.
+
+``library`` builds and loads, and holds what serves; ``inner_loop`` adapts and meta-trains.
+"""
 
 from recsys_meta.native.library import Kernels, Network, Shelf, fits, kernels, plain_scores
 

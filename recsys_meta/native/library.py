@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from recsys_meta.tensors import Ragged
 
 log = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("kernels.c")
+_SOURCE = Path(__file__).with_name("kernels.c")  # includes the others
 _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fPIC", "-shared")
 _LANES = 16  # as in kernels.c
 _MAX_WIDTH = 1024
@@ -100,6 +100,12 @@ class Kernels:
         ]
         self._merge.restype = None
         self.prefilters: bool = bool(library.prefilters())
+        self.inner_loops: dict[torch.dtype, tuple[Callable[[Any], None], Callable[[Any], int]]] = {}
+        for dtype, name in ((torch.float32, "float32"), (torch.float64, "float64")):
+            run, room = library[f"episodes_run_{name}"], library[f"room_{name}"]
+            run.restype, room.restype = None, number
+            run.argtypes = room.argtypes = [pointer]
+            self.inner_loops[dtype] = run, room
 
     def scorer(self, network: Network, least: Tensor | None = None) -> Callable[[Shelf, Tensor], None]:
         """Shelf of N items, out [T, N] -> writes the scores of each user; ``out`` may be columns of a wider tensor.
@@ -276,7 +282,7 @@ def _answers_as_torch(built: Kernels) -> bool:
         final_bias=drawn(users),
     )
     shelf = Shelf(rows=drawn(4, items), base=drawn(items, hidden[0]), bias=drawn(items))
-    found, expected = torch.empty(users, items), plain_scores(network, shelf)
+    found, expected = torch.zeros(users, items), plain_scores(network, shelf)
     built.scorer(network)(shelf, found)
     return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max())
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -180,26 +181,45 @@ def test_kernels_can_be_switched_off(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.so")) == []
 
 
+IDLE = """
+void mlp_scores(const void *network, const void *room) { (void)network, (void)room; }
+void merge(void) {}
+int prefilters(void) { return 0; }
+void episodes_run_float32(const void *episodes) { (void)episodes; }
+void episodes_run_float64(const void *episodes) { (void)episodes; }
+long room_float32(const void *episodes) { return episodes != 0; }
+long room_float64(const void *episodes) { return episodes != 0; }
+"""
+
+
+@pytest.fixture
+def idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A compiler; the source is another, whose functions do nothing, and the cache is empty."""
+    (tmp_path / "kernels.c").write_text(IDLE)
+    monkeypatch.setattr(library, "_SOURCE", tmp_path / "kernels.c")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
+
+
 @needs_kernels
-def test_a_library_is_built_once_and_only_its_owner_may_write_it(tmp_path: Path) -> None:
-    assert "Kernels" in serving(tmp_path)
-    [made] = tmp_path.rglob("*.so")
+def test_a_library_is_built_once_and_only_its_owner_may_write_it(idle: str, tmp_path: Path) -> None:
+    made = library._built(idle)
     stamp = made.stat().st_mtime_ns
+    assert made.parent == tmp_path / "cache" / "recsys_meta"
     assert made.parent.stat().st_mode & 0o077 == 0
-    assert "Kernels" in serving(tmp_path, CC="/nowhere/cc")
+    assert library._built("/nowhere/cc") == made
     assert made.stat().st_mtime_ns == stamp
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
 
 
 @needs_kernels
-def test_a_library_that_answers_otherwise_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong = tmp_path / "kernels.c"
-    source = library._SOURCE.read_text()
-    assert "x <= zero" in source
-    wrong.write_text(source.replace("x <= zero", "x >= zero"))
-    monkeypatch.setattr(library, "_SOURCE", wrong)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiler = next(filter(None, map(library.shutil.which, ("cc", "gcc", "clang"))))
-    built = Kernels(ctypes.CDLL(str(library._built(compiler))))
+def test_another_source_is_another_library(idle: str, tmp_path: Path) -> None:
+    first = library._built(idle)
+    (tmp_path / "more.c").write_text("/* included by the other */")
+    assert library._built(idle) != first
+
+
+@needs_kernels
+def test_a_library_that_answers_otherwise_is_not_used(idle: str) -> None:
+    built = Kernels(ctypes.CDLL(str(library._built(idle))))
     assert not library._answers_as_torch(built)
