@@ -228,9 +228,8 @@ def kernels() -> Kernels | None:
 
 def _built(compiler: str | None) -> Path:
     """The library for this source and this processor, from the cache or newly made. Raises OSError where it cannot be."""
-    mark = hashlib.sha256(
-        _SOURCE.read_bytes() + " ".join(_FLAGS).encode() + _processor().encode()
-    ).hexdigest()
+    sources = b"".join(path.read_bytes() for path in sorted(_SOURCE.parent.glob("*.c")))
+    mark = hashlib.sha256(sources + " ".join(_FLAGS).encode() + _processor().encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recsys_meta"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
