@@ -252,7 +252,8 @@ def _scores(
 ) -> Tensor:
     """Scores, the prior's for tasks whose adaptation went out of bounds: that is what a night would serve them."""
     scores = learner.predict(state, codes, index)
-    lost = ~torch.isfinite(scores).all(1)
+    lost = ~torch.isfinite(scores.sum(1))  # a sum is quicker looked at than all; large scores may overflow it
+    lost[lost.clone()] = ~torch.isfinite(scores[lost]).all(1)
     if lost.any():
         logger.warning(
             "%d of %d tasks have no finite scores after adaptation: judged on the prior",

@@ -75,7 +75,8 @@ def ranking_metrics(
     with ``groups`` also of the relevant items of each group.
     """
     relevant = relevant & candidates
-    total = relevant.sum(1)
+    owners, wanted = relevant.nonzero(as_tuple=True)
+    total = torch.bincount(owners, minlength=len(scores))
     top = top_items(scores, candidates, k, places)
     hits = relevant.gather(1, top).to(torch.float64)  # [T, k]
     discounts = _discounts(k, scores.device)
@@ -89,12 +90,10 @@ def ranking_metrics(
     }
     metrics = {name: values.masked_fill(total == 0, torch.nan) for name, values in metrics.items()}
     if groups is not None:
-        wanted = (
-            relevant.float() @ torch.nn.functional.one_hot(groups.of, len(groups.names)).float()
-        )  # [T, G]
         for group in range(len(groups.names)):
             found = (hits * (groups.of[top] == group)).sum(1)
-            metrics[groups.named(f"recall@{k}", group)] = found / wanted[:, group]  # 0 / 0 gives the NaN
+            asked = torch.bincount(owners[groups.of[wanted] == group], minlength=len(scores))
+            metrics[groups.named(f"recall@{k}", group)] = found / asked  # 0 / 0 gives the NaN
     return metrics
 
 
