@@ -115,10 +115,13 @@ def fit_or_reuse(
     users = user_encoder.encode(training_users, inputs.users)
     clock = clock_of(story, item_encoder.encode(items, inputs.items), inputs.sightings)
     refuse_constant_values(learner, events)
-    learner.fit_statistics(histories, clock.at(None))
     metrics: dict[str, float | None] = {}
-    if learner.meta_trained:
+    if not learner.meta_trained:
+        learner.fit_statistics(histories, clock.at(None))
+    else:
         train, held_out = split_users(training_users, story.training.validation_share, story.seed)
+        # Statistics that know the held-out users would make every epoch look better than it is.
+        learner.fit_statistics(histories.take(train), clock.at(None))
         sampler = sampler_of(story, learner, histories, users, training_users, clock, train, moment)
         validation = validation_of(story, learner, histories, users, training_users, clock, held_out, moment)
         if len(sampler) == 0:
@@ -150,6 +153,7 @@ def fit_or_reuse(
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
         }
+        learner.refit_statistics(histories, clock.at(None))
     meta: dict[str, Any] = {
         "recipe": recipe,
         "run_date": run_date.isoformat(),

@@ -54,6 +54,12 @@ class Learner(nn.Module, ABC):
         ``catalogue.features.ids`` gives the vocabulary row of each.
         """
 
+    def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
+        """Reads statistics off all interactions, once, after meta-training: those of held-out users are among them now.
+
+        Only what meta-training leaves alone may change here; by default nothing does.
+        """
+
     @abstractmethod
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """The codes of all I items of a catalogue, differentiable where the learner is meta-trained."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from recsys_meta.baselines.incidence import sparse_product
 from recsys_meta.baselines.item_item import ItemItem, PopularityBlend
+from recsys_meta.models.incidence import sparse_product
 from recsys_meta.tensors import Catalogue, Sizes
 
 LARGEST = 20_000  # items in the inverse

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from recsys_meta.algorithms.base import TaskState
 from recsys_meta.baselines.fold_in import ridge_by_group, ridge_solution
-from recsys_meta.baselines.incidence import incidence
 from recsys_meta.baselines.item_item import TIE_BREAK
 from recsys_meta.baselines.popularity import Popularity
+from recsys_meta.models.incidence import incidence
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, ItemCodes, Sizes
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from recsys_meta.algorithms.base import TaskState
-from recsys_meta.baselines.incidence import incidence
 from recsys_meta.baselines.popularity import Popularity
+from recsys_meta.models.incidence import incidence
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, ItemCodes, Sizes
 
 TIE_BREAK = 1e-6  # of log popularity: below any difference between scores that says something

@@ -11,8 +11,8 @@ Differs from the paper: similarities are not normalized per item. Ratings count 
 import torch
 from torch import Tensor
 
-from recsys_meta.baselines.incidence import sparse_product
 from recsys_meta.baselines.item_item import ItemItem, PopularityBlend
+from recsys_meta.models.incidence import sparse_product
 from recsys_meta.tensors import Catalogue, Sizes
 
 _ROWS = 1024  # similarities of so many items to all others stand in memory at a time

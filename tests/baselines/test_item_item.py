@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from recsys_meta.baselines.ease import EASE, EASEPopularity
-from recsys_meta.baselines.incidence import incidence, sparse_product
 from recsys_meta.baselines.item_item import ItemItem, PopularityBlend
 from recsys_meta.baselines.item_knn import ItemKNN, ItemKNNPopularity
+from recsys_meta.models.incidence import incidence, sparse_product
 from recsys_meta.tensors import Catalogue, Examples, Features, FeatureSizes, Histories, Sizes
 
 IDS = 9  # of the vocabulary, the unknown included

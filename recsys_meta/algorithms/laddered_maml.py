@@ -1,0 +1,193 @@
+"""MAML that starts from the strongest simple recommenders instead of from nothing: item-item cosines stand in its score.
+
+C. Finn, P. Abbeel, S. Levine: Model-Agnostic Meta-Learning, ICML 2017, as in ``maml``; M. Deshpande, G. Karypis: Item-based top-N
+recommendation algorithms, ACM TOIS 22(1), 2004, for the cosines.
+
+    score(u, i | S) = w_0(n) bias_i + phi_u . v_i                              MAML: phi_u after K gradient steps on S
+                    + w_1(n) c_i(S) + w_2(n) log(1 + kappa c_i(S))             c_i(S): cosines of i with the n items of S
+
+bias_i holds a learned multiple of log popularity, and w_0, w_1, w_2 are curves over the number of shots n, so that popularity,
+ItemKNN and their blend are points of the space that is searched; the logarithm is what sparse data ask for, where any meeting at
+all says much and a second one little. All is learned end to end from the query loss, with a training user's own contribution
+taken out of the cosines (see ``models.cooccurrence``): without that they look too good, and their weights grow too large.
+
+The query loss weighs users as NDCG@10 does, |Q| / ideal DCG(min(|Q|, 10)): a mean over each query set alone would have users with
+few examples say what is popular.
+
+Differs from MAML in nothing else: the inner loop descends the support loss of MAML's own part.
+"""
+
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from recsys_meta.algorithms.base import TaskState
+from recsys_meta.algorithms.maml import MAML
+from recsys_meta.algorithms.scorer import Shelf
+from recsys_meta.models.cooccurrence import Cooccurrence
+from recsys_meta.models.heads import LinearHead
+from recsys_meta.models.losses import RATING_LOSSES, LossName, Pool
+from recsys_meta.models.shot_curve import ShotCurve
+from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
+
+_CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
+_CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
+
+
+class LadderedMAML(MAML):
+    """MAML plus item-item cosines, for losses that rank.
+
+    Args:
+        sizes: features of users and items to provide for.
+        loss: one that ranks; see ``models.losses``.
+        neighbours, largest: of ``Cooccurrence``.
+        prior_decay: weight decay of item biases and of what is known of users: what is not said again and again falls back
+            to popularity.
+        vector_decay: weight decay of the item vectors.
+        item_ids: as of ``MAML``; without ids there are no cosines either.
+        settings: of ``MAML``.
+
+    Raises:
+        ValueError: the loss predicts ratings.
+    """
+
+    contract_settings = (
+        {"loss": "softmax", "dim": 8},
+        {"loss": "softmax", "dim": 8, "largest": 0, "neighbours": 10},
+        {"loss": "sampled_softmax", "dim": 8},
+    )
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        loss: LossName = "softmax",
+        dim: int = 128,
+        dropout: float = 0.5,
+        num_steps: int = 4,
+        largest: int = 6000,
+        neighbours: int = 300,
+        prior_decay: float = 5.0,
+        vector_decay: float = 1.0,
+        item_ids: bool = True,
+        **settings: Any,
+    ) -> None:
+        if loss in RATING_LOSSES:
+            ranking = [name for name in get_args(LossName) if name not in RATING_LOSSES]
+            raise ValueError(f"found loss {loss!r}; expected one that ranks: {', '.join(ranking)}")
+        super().__init__(
+            sizes, loss=loss, dim=dim, dropout=dropout, num_steps=num_steps, item_ids=item_ids, **settings
+        )
+        self.item_ids = item_ids
+        self.prior_decay = prior_decay
+        self.vector_decay = vector_decay
+        self.cooccurrence = Cooccurrence(sizes.item.ids, largest=largest, neighbours=neighbours)
+        self.bias_curve = ShotCurve(1.0)
+        self.linear_curve = ShotCurve(0.0)
+        self.log_curve = ShotCurve(0.7)
+        self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
+        if isinstance(self.head, LinearHead):  # noise would only hide what the ladder knows
+            for weight in self.head.parameters():
+                nn.init.zeros_(weight)
+
+    def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
+        """Counts who was chosen together with whom."""
+        super().fit_statistics(histories, catalogue)
+        self.refit_statistics(histories, catalogue)
+
+    def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
+        """The same counts, of more users."""
+        # Counts of all time would tell what the moments of training could not know, where items rise and fall within hours.
+        if self.item_ids:
+            self.cooccurrence.fit(histories, catalogue)
+
+    def ladder(self, support: Examples, items: ItemCodes, own: Tensor | None = None) -> TaskState:
+        """{"affinity": [T, ids], what the cosines add to the score of every item of the vocabulary; "trust": [T, 1],
+        how many times its bias is added once more}.
+        """
+        ids = items.ids[support.items]
+        liked = support.mask & (support.targets > 0) & (ids > 0)
+        cosines = self.cooccurrence.cosines(ids, liked, own)
+        shots = liked.sum(1)
+        linear, log = self.linear_curve(shots).unsqueeze(1), self.log_curve(shots).unsqueeze(1)
+        affinity = linear * cosines + log * torch.log1p(self.log_kappa.exp() * cosines)
+        return {"affinity": affinity, "trust": self.bias_curve(shots).unsqueeze(1) - 1}
+
+    def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """The head's weights after K steps, and what ``ladder`` gives."""
+        return super().adapt(support, users, items) | self.ladder(support, items)
+
+    def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """theta; nothing is known to go with nothing."""
+        return super().prior(support, users, items) | self.ladder(support.emptied(), items)
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
+        """Mean over tasks of the query loss after adaptation, each user's own choices taken out of the counts; a scalar."""
+        items = self.encode(episodes.catalogue)
+        own = items.bias.new_zeros(len(episodes.users.ids), self.sizes.item.ids)
+        for examples in (episodes.support, episodes.query):
+            chosen = (examples.mask & (examples.targets > 0)).to(own.dtype)
+            own = own.scatter_reduce(1, items.ids[examples.items], chosen, "amax")
+        own[:, 0] = 0
+        state = super().adapt(episodes.support, episodes.users, items) | self.ladder(
+            episodes.support, items, own
+        )
+        return self.task_loss(state, episodes.query, items, episodes.support).mean()
+
+    def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
+        """[T, I], or [T, Q] with ``index``."""
+        scores, affinity = super().predict(state, items, index), state["affinity"]
+        if index is None:
+            return scores + affinity[:, items.ids] + state["trust"] * items.bias
+        return scores + affinity.gather(1, items.ids[index]) + state["trust"] * items.bias[index]
+
+    def task_loss(
+        self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
+    ) -> Tensor:
+        """[T]: as of MAML, weighted as NDCG weighs the examples of users with many and with few."""
+        positives = (examples.mask & (examples.targets > 0)).sum(1)
+        places = torch.arange(2, _CUTOFF + 2, device=positives.device)
+        ideal = torch.cat([positives.new_ones(1).float(), places.log2().reciprocal().cumsum(0)])
+        weight = positives / ideal[positives.clamp(max=_CUTOFF)] * ideal[_CUTOFF] / _CUTOFF
+        return super().task_loss(state, examples, items, excluded) * weight
+
+    def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:
+        """All of them: what the head alone rules out may be lifted by its affinity."""
+        return self.predict(state, items)
+
+    def pool_of(
+        self, weights: TaskState, examples: Examples, shelf: Shelf, excluded: Tensor | None = None
+    ) -> Pool | None:
+        """As of MAML, with the affinities where the weights come with them."""
+        pool = super().pool_of(weights, examples, shelf, excluded)
+        if pool is None or shelf.pool is None or "affinity" not in weights:
+            return pool
+        added = weights["affinity"][:, shelf.pool.ids] + weights["trust"] * shelf.pool.bias
+        return pool._replace(scores=pool.scores + added)
+
+    def user_vectors(self, state: TaskState) -> Tensor:
+        """[T, P]: the head's weights; what the cosines add is as long as the vocabulary, and follows from the support set."""
+        return super().user_vectors({name: value for name, value in state.items() if name != "affinity"})
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
+        """The curves in larger steps; decays as set, for ``weight_decay`` is one number for all learners of a config."""
+        groups: dict[str, list[nn.Parameter]] = {"curves": [], "prior": [], "vectors": [], "others": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[_group_of(name)].append(parameter)
+        return [
+            {"params": groups["curves"], "weight_decay": 0.0, "lr": _CURVE_LR},
+            {"params": groups["prior"], "weight_decay": self.prior_decay},
+            {"params": groups["vectors"], "weight_decay": self.vector_decay},
+            {"params": groups["others"], "weight_decay": 0.0},
+        ]
+
+
+def _group_of(name: str) -> str:
+    """Which of the groups a parameter belongs to."""
+    if name.split(".")[0] in ("bias_curve", "linear_curve", "log_curve", "log_kappa"):
+        return "curves"
+    if name.startswith(("item_bias", "head")):
+        return "prior"
+    return "vectors" if name.startswith("item_encoder") else "others"

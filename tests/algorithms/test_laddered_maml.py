@@ -1,0 +1,73 @@
+"""Where the laddered meta-learner starts, and what it is kept from seeing."""
+
+import pytest
+import torch
+from toy_world import episodes, histories, toy_world
+
+from recsys_meta.algorithms.laddered_maml import LadderedMAML
+from recsys_meta.tensors import EpisodeBatch, Examples
+
+WORLD = toy_world()
+TRAIN = torch.arange(120)
+
+
+EVENTS = histories(WORLD, TRAIN, implicit=True)
+
+
+def fitted(rows: torch.Tensor = TRAIN) -> LadderedMAML:
+    torch.manual_seed(0)
+    learner = LadderedMAML(WORLD.sizes, dim=8, dropout=0.0, unknown_share=0.0)
+    learner.fit_statistics(EVENTS.take(rows), WORLD.catalogue)
+    return learner
+
+
+def whole_history_of_the_first_user() -> EpisodeBatch:
+    chosen = EVENTS.take(torch.tensor([0])).items[None]
+    examples = Examples(chosen, torch.ones(chosen.shape), torch.ones(chosen.shape, dtype=torch.bool))
+    support, query = (Examples(*(part[:, cut] for part in examples)) for cut in (slice(3), slice(3, None)))
+    return EpisodeBatch(support, query, WORLD.users.take(torch.tensor([0])), WORLD.catalogue)
+
+
+def test_without_meta_training_and_history_it_is_popularity() -> None:
+    learner = fitted().eval()
+    codes = learner.encode(WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=3, seed=0)
+    prior = learner.predict(learner.prior(batch.support, batch.users, codes), codes)
+    torch.testing.assert_close(prior, WORLD.catalogue.log_popularity.expand(4, -1))
+
+
+def test_a_training_user_is_judged_as_if_it_had_never_been_counted() -> None:
+    batch = whole_history_of_the_first_user()
+    seen, unseen = fitted(), fitted(TRAIN[1:])
+    codes = unseen.encode(batch.catalogue)
+    state = unseen.adapt(batch.support, batch.users, codes)
+    never_counted = unseen.task_loss(state, batch.query, codes, batch.support).mean()
+    torch.testing.assert_close(seen.meta_loss(batch), never_counted)
+    leaking = seen.task_loss(seen.adapt(batch.support, batch.users, codes), batch.query, codes, batch.support)
+    assert leaking.mean() < never_counted - 0.001
+
+
+def test_refitting_moves_the_counts_and_nothing_else() -> None:
+    learner = fitted(TRAIN[:60])
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    learner.refit_statistics(EVENTS, WORLD.catalogue)
+    moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"cooccurrence.occurrences", "cooccurrence.pairs"}
+
+
+def test_a_user_weighs_as_many_examples_as_ndcg_counts() -> None:
+    learner = fitted().eval()
+    codes = learner.encode(WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=20, seed=0)
+    state = learner.adapt(batch.support, batch.users, codes)
+    few = batch.query._replace(mask=batch.query.mask & (torch.arange(20) < 10))
+    plain = super(LadderedMAML, learner).task_loss
+    torch.testing.assert_close(learner.task_loss(state, few, codes), plain(state, few, codes))
+    torch.testing.assert_close(
+        learner.task_loss(state, batch.query, codes), 2 * plain(state, batch.query, codes)
+    )
+
+
+def test_a_loss_that_rates_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected one that ranks"):
+        LadderedMAML(WORLD.sizes, loss="squared")
