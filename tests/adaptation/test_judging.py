@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys_meta.adaptation.judging import Oracle, judge_ranking, judge_rating, oracle_users
+from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import TaskState
 from recsys_meta.baselines.popularity import Popularity
 from recsys_meta.baselines.user_bias import ItemMeanUserBias
-from recsys_meta.evaluation.intervals import summarize
+from recsys_meta.evaluation.breakdown import popularity_groups
+from recsys_meta.evaluation.intervals import SUPPORT_LOSSES, summarize
 from recsys_meta.evaluation.sanity import (
     check_batch_size,
     check_disjoint,
@@ -133,6 +134,81 @@ def test_shot_k_adapts_on_the_first_k_rows_of_the_support() -> None:
         kept = two.mask[task]
         assert two.items[task][kept].tolist() == SUPPORT.items[start : start + int(kept.sum())].tolist()
         assert two.targets[task][kept].tolist() == SUPPORT.values[start : start + int(kept.sum())].tolist()
+
+
+def test_shot_k_adapts_on_the_last_k_rows_where_the_newest_are_wanted() -> None:
+    learner = Recorder()
+    support, query = history([[0, 2, 1], [5]], [[1.0, 1.0, 1.0], [1.0]]), history([[4], [4]], [[1.0], [1.0]])
+    judge_ranking(
+        learner,
+        support,
+        query,
+        features(torch.zeros(2, dtype=torch.int64)),
+        CATALOGUE,
+        user_ids=pl.Series("user_id", [1, 2]),
+        shots=(2,),
+        newest=True,
+    )
+    used = learner.seen[-1]
+    assert [used.items[task][used.mask[task]].tolist() for task in (0, 1)] == [[2, 1], [5]]
+
+
+def test_listed_candidates_are_ranked_among_themselves() -> None:
+    # By popularity 0 comes before 1 before 2; 3 is not eligible, which a list does not ask.
+    support = history([[9]], [[1.0]])
+    query = history([[2, 0, 3, 1]], [[1.0, 0.0, 1.0, 0.0]])
+    judgements = judge_listed(
+        Popularity(SIZES),
+        support,
+        query,
+        features(torch.zeros(1, dtype=torch.int64)),
+        CATALOGUE,
+        user_ids=pl.Series("user_id", [1]),
+        shots=(0, 1),
+        k=3,
+    )
+    discount = [1 / math.log2(rank + 1) for rank in (1, 2, 3)]
+    expected = discount[2] / (discount[0] + discount[1])  # 0, 1, 2, 3: the relevant are third and fourth
+    assert values(judgements, "1", "ndcg_of_listed@3") == pytest.approx([expected])
+    assert set(judgements["metric"]) == {"ndcg_of_listed@3"}
+
+
+class Halving(Popularity):
+    """Meta-trained as far as the judge can tell; adaptation halves its loss."""
+
+    meta_trained = True
+
+    def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        return {"offset": 1.0 + (support.shots == 0).float().unsqueeze(1)}
+
+    def task_loss(
+        self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
+    ) -> Tensor:
+        return state["offset"].squeeze(1)
+
+
+def test_the_loss_of_the_support_is_told_before_and_after_adaptation() -> None:
+    support, query = history([[0], []], [[1.0], []]), history([[4], [4]], [[1.0], [1.0]])
+    judge: dict[str, Any] = {"user_ids": pl.Series("user_id", [1, 2]), "shots": (0, 1)}
+    nobody = features(torch.zeros(2, dtype=torch.int64))
+    judgements = judge_ranking(Halving(SIZES), support, query, nobody, CATALOGUE, **judge)
+    before, after = SUPPORT_LOSSES
+    assert values(judgements, "1", before) == [2.0, 2.0]
+    assert values(judgements, "1", after) == [1.0, 2.0]  # of whom nothing is known, nothing is adapted
+    assert values(judgements, "0", after) == []
+    plain = judge_ranking(Popularity(SIZES), support, query, nobody, CATALOGUE, **judge)
+    assert not set(plain["metric"]) & set(SUPPORT_LOSSES)
+
+
+def test_errors_on_groups_of_items_make_up_the_error_on_all() -> None:
+    groups = popularity_groups(torch.arange(ITEMS))
+    judged = judge_rating(
+        Popularity(SIZES), SUPPORT, QUERY, NOBODY, CATALOGUE, user_ids=USER_IDS, shots=(0,), groups=groups
+    )
+    means = {name: torch.tensor(values(judged, "0", name)) for name in judged["metric"].unique()}
+    counts = torch.stack([(groups.of[QUERY.items.view(TASKS, 6)] == group).sum(1) for group in range(4)])
+    parts = [means[groups.named("mae", group)].nan_to_num() * counts[group] for group in range(4)]
+    torch.testing.assert_close(torch.stack(parts).sum(0) / 6, means["mae"])
 
 
 def test_errors_are_clipped_and_means_of_each_task() -> None:

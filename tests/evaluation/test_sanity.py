@@ -86,6 +86,25 @@ def test_a_gain_from_shuffled_labels_is_a_leak() -> None:
         check_shuffled_labels(judged("ndcg@10", {"0": prior, "5": [value + 0.1 for value in prior]}))
 
 
+def test_where_rankings_are_judged_the_items_are_shuffled_with_their_values() -> None:
+    labelled = histories([[0, 1], [2, 3, 4]], [0.0, 1.0, 0.0, 1.0, 0.0])
+    shuffled = shuffled_labels(labelled, 0, ranked=True)
+    assert shuffled.items.tolist() != labelled.items.tolist()
+    assert [item % 2 for item in shuffled.items.tolist()] == shuffled.values.tolist()
+
+
+def test_who_begins_with_nothing_may_learn_from_any_labels_what_others_know_beforehand() -> None:
+    noise = (torch.rand(50, generator=torch.Generator().manual_seed(0)) / 100).tolist()
+    ignorant = judged("mae", {"0": [2.0 + x for x in noise], "5": [0.8 + x for x in noise]})
+    wise = judged("mae", {"0": [0.8 + x for x in noise]}).with_columns(learner=pl.lit("wise"))
+    with pytest.raises(SanityError):
+        check_shuffled_labels(ignorant)
+    check_shuffled_labels(ignorant, pl.concat([ignorant, wise]))
+    leaking = judged("mae", {"0": [2.0 + x for x in noise], "5": [0.5 + x for x in noise]})
+    with pytest.raises(SanityError, match=r"from 0\.80"):
+        check_shuffled_labels(leaking, pl.concat([leaking, wise]))
+
+
 def test_shuffled_labels_judged_without_their_prior_prove_nothing() -> None:
     with pytest.raises(SanityError, match="not judged at shot 0"):
         check_shuffled_labels(judged("mae", {"5": [1.0]}))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -68,6 +69,41 @@ def test_learners_and_baselines_are_judged_at_every_shot_and_compared(world, cap
     assert json.loads((folder / "result.json").read_text())["shots"] == result["shots"]
     means = pl.read_parquet(folder / "summary.parquet").filter(learner="ItemMean", metric="mae")["mean"]
     assert means.n_unique() == 1  # whatever the shots, an item mean stays what it is
+
+
+def test_a_rerun_finds_the_same_replaces_its_rows_and_tells_what_the_fit_cost_when_it_was_done(world) -> None:
+    first, result = run(world), run(world)
+    assert first == result
+    assert set(result) == {"metric", "higher_is_better", "shots"}
+    keys = {"default", "best_baseline", "best_baseline_name", "difference_low", "difference_high"}
+    assert all(set(shot) == keys for shot in result["shots"].values())
+    (folder,) = (world / "workspace" / "evaluations").iterdir()
+    written = {"judgements.parquet", "summary.parquet", "tables.md", "result.json", "report.html"}
+    assert {file.name for file in folder.iterdir()} == written
+    with duckdb.connect(str(world / "workspace" / "evaluations.duckdb"), read_only=True) as connection:
+        counts = dict(
+            connection.sql("SELECT against, count(*) FROM evaluation_differences GROUP BY ALL").fetchall()
+        )
+        seconds = dict(connection.sql("SELECT learner, fit_seconds FROM evaluation_costs").fetchall())
+    assert counts["shot 0"] == 3 * 3
+    (cost,) = (world / "workspace" / "models").glob("maml*/cost.json")
+    assert seconds["MAML"] == json.loads(cost.read_text())["seconds"]
+    assert set(seconds) == {"MAML", "ItemMean", "ItemMeanUserBias"}
+
+
+def test_a_baseline_may_have_a_popularity_window_of_its_own(world) -> None:
+    popularity = "recsys_meta.baselines.popularity.Popularity"
+    run(
+        world,
+        ("interactions.positive_from", "4"),
+        ("learners", "[recsys_meta.baselines.item_knn.ItemKNN]"),
+        ("baselines", f"[{popularity}, {{class_path: {popularity}, popularity_window: 1h}}]"),
+        ("protocol", "{kind: held_out_users, share: 0.3, min_history: 8, shots: [0]}"),
+    )
+    at_once = judgements_of(world).filter(metric="ndcg@5").group_by("learner").agg(pl.col("value").mean())
+    means = dict(at_once.iter_rows())
+    assert set(means) == {"ItemKNN", "Popularity", "Popularity(1h)"}
+    assert means["Popularity"] != means["Popularity(1h)"]
 
 
 def test_support_comes_before_query_and_held_out_users_are_not_trained_on(world) -> None:
