@@ -116,7 +116,7 @@ def judge_all(
     known = trial.known()
     groups = popularity_groups(torch.bincount(known.items, minlength=len(trial.item_ids)))
     choices = choices_of(settings)
-    pages, mixed, costs = [], [], []
+    pages, mixed, priors, costs = [], [], [], []
     for name, choice in zip(unique_names(choices), choices, strict=True):
         story = with_window(settings, choice)
         with cost() as fitting:
@@ -128,7 +128,9 @@ def judge_all(
         some = users.take(torch.arange(len(few.user_ids)))
         run = partial(judge_few, story, learner, some, catalogue, name)
         check_batch_size(partial(run, few), (64, 17))
-        mixed.append(run(with_shuffled_labels(few, settings.seed), with_prior=True))
+        shuffled = with_shuffled_labels(few, settings.seed)
+        mixed.append(run(shuffled))
+        priors.append(run(shuffled, adapted=False))
         costs.append(
             {
                 "learner": name,
@@ -141,8 +143,9 @@ def judge_all(
     if few.user_ids.n_unique() >= _SHUFFLED_FROM:
         for place, page in enumerate(mixed):
             # A baseline may begin with nothing and learn from any labels what others know beforehand: that is no leak.
-            priors = page if place < len(settings.learners) else pl.concat(mixed)
-            check_shuffled_labels(page, priors)
+            check_shuffled_labels(
+                page, priors[place] if place < len(settings.learners) else pl.concat(priors)
+            )
     else:
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
     return pl.concat(pages), pl.DataFrame(costs)
@@ -289,11 +292,11 @@ def judge_few(
     name: str,
     tasks: Tasks,
     batch_size: int = _SANITY_TASKS,
-    with_prior: bool = False,
+    adapted: bool = True,
 ) -> pl.DataFrame:
     """What the checks look at."""
     return judge(
-        settings, learner, users, tasks, catalogue, name=name, batch_size=batch_size, with_prior=with_prior
+        settings, learner, users, tasks, catalogue, name=name, batch_size=batch_size, adapted=adapted
     )
 
 
@@ -312,7 +315,7 @@ def judge(
     name: str | None = None,
     groups: ItemGroups | None = None,
     batch_size: int | None = None,
-    with_prior: bool = False,
+    adapted: bool = True,
 ) -> pl.DataFrame:
     """The judgements of one learner on these tasks."""
     protocol = settings.protocol
@@ -331,7 +334,8 @@ def judge(
     arguments: dict[str, Any] = {
         "user_ids": tasks.user_ids,
         "draws": tasks.draws,
-        "shots": [0, *shots] if with_prior and 0 not in shots else shots,
+        "shots": shots,
+        "adapted": adapted,
         "newest": tasks.newest,
         "k": protocol.cutoff,
         "name": name,

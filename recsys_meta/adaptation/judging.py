@@ -54,6 +54,7 @@ def judge_rating(
     draws: Tensor | None = None,
     shots: Sequence[int | None] = SHOTS,
     newest: bool = False,
+    adapted: bool = True,
     clip: tuple[float, float] | None = None,
     k: int = 5,
     groups: ItemGroups | None = None,
@@ -65,9 +66,10 @@ def judge_rating(
     """Judges predicted ratings: mae, mse (reported as rmse by ``summarize``), ndcg_exponential@k and ndcg_linear@k.
 
     support, query, users, user_ids, draws: T tasks each (a user drawn five times stands five times); shot k adapts on
-    the first k support rows, or the last k (``newest``). Predictions are clipped for the errors, not for the ranking of
-    the query items. Runs where the catalogue lies; learner and catalogue have to be on one device. seed: of the shuffle
-    that breaks ties. groups: of items; the error on each of them is judged too.
+    the first k support rows, or the last k (``newest``), or stays with the prior (not ``adapted``). Predictions are
+    clipped for the errors, not for the ranking of the query items. Runs where the catalogue lies; learner and catalogue
+    have to be on one device. seed: of the shuffle that breaks ties. groups: of items; the error on each of them is
+    judged too.
     Gives columns of ``tables.JUDGEMENTS``; name: in the column learner, by default that of the class. For a meta-trained
     learner they hold the loss of the support before and after adaptation too (``intervals.SUPPORT_LOSSES``).
     """
@@ -90,7 +92,9 @@ def judge_rating(
             **by_group,
         }
 
-    book = _measured(learner, support, query, users, catalogue, shots, newest, batch_size, prepare, measure)
+    book = _measured(
+        learner, support, query, users, catalogue, shots, newest, adapted, batch_size, prepare, measure
+    )
     return book.judgements(name or type(learner).__name__, user_ids, draws)
 
 
@@ -105,6 +109,7 @@ def judge_ranking(
     draws: Tensor | None = None,
     shots: Sequence[int | None] = SHOTS,
     newest: bool = False,
+    adapted: bool = True,
     k: int = 10,
     groups: ItemGroups | None = None,
     name: str | None = None,
@@ -125,7 +130,9 @@ def judge_ranking(
         candidates = catalogue.eligible & ~multi_hot(used.items, used.mask, items)
         return ranking_metrics(scores_of(None), candidates, relevant, k, places, groups)
 
-    book = _measured(learner, support, query, users, catalogue, shots, newest, batch_size, prepare, measure)
+    book = _measured(
+        learner, support, query, users, catalogue, shots, newest, adapted, batch_size, prepare, measure
+    )
     return book.judgements(name or type(learner).__name__, user_ids, draws)
 
 
@@ -140,6 +147,7 @@ def judge_listed(
     draws: Tensor | None = None,
     shots: Sequence[int | None] = SHOTS,
     newest: bool = False,
+    adapted: bool = True,
     k: int = 5,
     name: str | None = None,
     batch_size: int = 256,
@@ -158,7 +166,9 @@ def judge_listed(
         scores, ties = scores_of(judged.items), places[judged.items]
         return {f"ndcg_of_listed@{k}": rated_ndcg(scores, relevant, judged.mask, k, "linear", ties)}
 
-    book = _measured(learner, support, query, users, catalogue, shots, newest, batch_size, prepare, measure)
+    book = _measured(
+        learner, support, query, users, catalogue, shots, newest, adapted, batch_size, prepare, measure
+    )
     return book.judgements(name or type(learner).__name__, user_ids, draws)
 
 
@@ -216,6 +226,7 @@ def _measured(
     catalogue: Catalogue,
     shots: Sequence[int | None],
     newest: bool,
+    adapted: bool,
     batch_size: int,
     prepare: Prepare,
     measure: Callable[[ScoresOf, Examples, Examples], dict[str, Tensor]],
@@ -236,10 +247,10 @@ def _measured(
             for shot, history in zip(shots, histories, strict=True):
                 used = collate(history, rows)
                 given = prepare(used, rows).to(device)
-                state = prior if shot == 0 else learner.adapt(given, some, codes)
+                state = prior if shot == 0 or not adapted else learner.adapt(given, some, codes)
                 scores_of = partial(_scores, learner, state, prior, codes)
                 book.enter(shot, rows, measure(scores_of, judged, used.to(device)))
-                if learner.meta_trained and shot != 0:
+                if learner.meta_trained and adapted and shot != 0:
                     losses = [learner.task_loss(which, given, codes) for which in (prior, state)]
                     book.enter(shot, rows, dict(zip(SUPPORT_LOSSES, losses, strict=True)))
     finally:

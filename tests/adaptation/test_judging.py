@@ -153,6 +153,23 @@ def test_shot_k_adapts_on_the_last_k_rows_where_the_newest_are_wanted() -> None:
     assert [used.items[task][used.mask[task]].tolist() for task in (0, 1)] == [[2, 1], [5]]
 
 
+def test_unadapted_the_prior_ranks_what_the_support_leaves() -> None:
+    support, query = history([[0, 1]], [[1.0, 1.0]]), history([[2]], [[1.0]])
+    learner = Recorder()
+    judgements = judge_ranking(
+        learner,
+        support,
+        query,
+        features(torch.zeros(1, dtype=torch.int64)),
+        CATALOGUE,
+        user_ids=pl.Series("user_id", [1]),
+        shots=(0, None),
+        adapted=False,
+    )
+    assert [used.shots.tolist() for used in learner.seen] == [[0]]
+    assert [values(judgements, shot, "mrr@10") for shot in ("0", "all")] == [pytest.approx([1 / 3]), [1.0]]
+
+
 def test_listed_candidates_are_ranked_among_themselves() -> None:
     # By popularity 0 comes before 1 before 2; 3 is not eligible, which a list does not ask.
     support = history([[9]], [[1.0]])
@@ -306,7 +323,12 @@ def test_the_sanity_checks_pass_on_an_honest_learner() -> None:
         )
     shuffled = shuffled_labels(SUPPORT, 1)
     check_shuffled_labels(
-        judge_rating(learner, shuffled, QUERY, NOBODY, CATALOGUE, user_ids=USER_IDS, draws=DRAWS)
+        *(
+            judge_rating(
+                learner, shuffled, QUERY, NOBODY, CATALOGUE, user_ids=USER_IDS, draws=DRAWS, adapted=adapted
+            )
+            for adapted in (True, False)
+        )
     )
     honest = summarize(
         judge_rating(learner, SUPPORT, QUERY, NOBODY, CATALOGUE, user_ids=USER_IDS, draws=DRAWS)
