@@ -128,6 +128,20 @@ class MAML(Scorer):
             return self.head.after(theta, inner_loop.adapted(compiled, start, support, loss=self.loss))
         return self.written_inner_loop(theta, support, self.shelf(items))
 
+    def is_plain(self) -> bool:
+        """Whether the inner loop is the one of this class: one rewritten for speed is no other's."""
+        parts = (
+            "theta",
+            "adapted_weights",
+            "path",
+            "written_inner_loop",
+            "written_gradient",
+            "stepped",
+            "split",
+            "scale",
+        )
+        return all(getattr(type(self), part) is getattr(MAML, part) for part in parts)
+
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """As of every learner; of an MLP by the compiled inner loop, where there is one."""
         items = self.encode(episodes.catalogue)
@@ -148,7 +162,8 @@ class MAML(Scorer):
         """The kernels, if their inner loop is this one: on a CPU, two hidden layers, a loss of single scores, a step size
         per weight. A variant's is its own.
         """
-        known = type(self) in (MAML, FOMAML) and isinstance(self.head, MLPHead) and len(self.head.layers) == 3
+        judged = all(getattr(type(self), part) is getattr(MAML, part) for part in ("predict", "task_loss"))
+        known = isinstance(self.head, MLPHead) and len(self.head.layers) == 3 and self.is_plain() and judged
         if not known or self.loss not in inner_loop.LOSSES or self.step_sizes == "per_entry":
             return None
         if not items.vectors.is_cpu or items.vectors.dtype not in (torch.float32, torch.float64):
@@ -160,8 +175,11 @@ class MAML(Scorer):
         assert isinstance(self.head, MLPHead)
         sizes = torch.stack([self.step_size[name].flatten() for name in self.head.adapted], dim=1)  # [K, 6]
         rates = self.scale(shots).reshape(-1, 1, 1) * sizes
-        pulls = torch.cat([self.pull.new_zeros(1), self.pull])
-        return self.head.compiled_start(users, items.vectors, items.bias, rates, pulls)
+        return self.head.compiled_start(users, items.vectors, items.bias, rates, self.pulls())
+
+    def pulls(self) -> Tensor:
+        """l of each step, [K]; of the first, which stands at the start, 0."""
+        return torch.cat([self.pull.new_zeros(1), self.pull])
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta itself: a user without support stays there."""
