@@ -183,5 +183,8 @@ class ItemCodes(NamedTuple):
 
     def take(self, rows: Tensor | slice) -> "ItemCodes":
         """The codes of these rows, in this order."""
-        popularity = None if self.log_popularity is None else self.log_popularity[rows]
-        return ItemCodes(self.ids[rows], self.vectors[rows], self.bias[rows], self.eligible[rows], popularity)
+        def some(field: Tensor) -> Tensor:
+            return field[rows] if isinstance(rows, slice) else field.index_select(0, rows)
+
+        popularity = None if self.log_popularity is None else some(self.log_popularity)
+        return ItemCodes(some(self.ids), some(self.vectors), some(self.bias), some(self.eligible), popularity)

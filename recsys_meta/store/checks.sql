@@ -1,12 +1,11 @@
 -- What must hold before a run is published: the name of each check and how often it is violated.
-WITH neighbours AS ( -- every row beside the one before it in the user's list
+WITH neighbours AS ( -- every row beside the one before it in the user's list; the scores are in order
     SELECT
         rank,
         score,
-        lag(rank, 1, 0) OVER list AS rank_before,
-        lag(score) OVER list AS score_before
+        CASE WHEN user_id IS NOT DISTINCT FROM lag(user_id) OVER () THEN lag(rank) OVER () ELSE 0 END AS rank_before,
+        CASE WHEN user_id IS NOT DISTINCT FROM lag(user_id) OVER () THEN lag(score) OVER () END AS score_before
     FROM staged_scores
-    WINDOW list AS (PARTITION BY user_id ORDER BY rank)
 )
 SELECT 'a requested user has no status' AS name, count(*) AS violations
 FROM requested_users ANTI JOIN staged_user_status USING (user_id)

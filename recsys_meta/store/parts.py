@@ -35,6 +35,13 @@ SCHEMAS: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
     QUARANTINE: tables.QUARANTINE,
 }
 
+# Parts lie in this order; where they follow each other in it too, as a night writes them, nothing is left to sort.
+_ORDERS: Mapping[str, list[str]] = {
+    SCORES: [tables.USER_ID, "rank"],
+    USER_STATUS: [tables.USER_ID],
+    USER_VECTORS: [tables.USER_ID],
+}
+
 _TABLE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FINGERPRINT = "fingerprint.json"
 _FINISHED = "finished"  # holds one record per finished shard
@@ -89,12 +96,14 @@ class RunFolder:
             remove_leftovers(folder)
 
     def write_part(self, table: str, number: int, frame: pl.DataFrame) -> None:
-        """Writes what shard ``number`` gives to ``table``; replaces an earlier such part. Durable on return.
+        """Writes what shard ``number`` gives to ``table``, by user and rank; replaces an earlier such part. Durable on return.
 
         Raises ValueError or TypeError where a column of a fixed table is missing, unknown or of another type, OSError where the
         disk refuses.
         """
         frame = as_declared(table, frame)
+        if table in _ORDERS:
+            frame = frame.sort(_ORDERS[table], maintain_order=True)
         path = self._part(table, number)
         path.parent.mkdir(exist_ok=True)
         # A part that is written again is unfinished until its new record stands.

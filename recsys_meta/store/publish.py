@@ -298,7 +298,7 @@ def _stage(
     requested: pl.Series,
     user_type: pl.DataType,
 ) -> None:
-    """Makes all that goes into the file visible to SQL: ``staged_*`` and ``requested_users``."""
+    """Makes all that goes into the file visible to SQL: ``staged_*``, the scores by user and rank, and ``requested_users``."""
     for table in (SCORES, USER_STATUS, USER_VECTORS):
         parts = [str(path) for path in run.part_files(table)]
         connection.execute(_sql("set_parts", table=table), {"parts": parts})
@@ -308,6 +308,8 @@ def _stage(
     else:
         none = pl.DataFrame(schema=dict(tables.USER_VECTORS) | {tables.USER_ID: user_type})
         connection.register("staged_user_vectors", none)
+    if connection.sql(_sql("disorder")).fetchall() != [(0,)]:
+        connection.execute(_sql("stage_in_order"))
     if "run_id" not in quarantine.columns:
         quarantine = quarantine.with_columns(run_id=pl.lit(run.run_id))
     connection.register("staged_quarantine", as_declared(QUARANTINE, quarantine))

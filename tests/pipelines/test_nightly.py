@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -269,6 +270,35 @@ def test_ids_of_two_kinds_are_refused(world) -> None:
     pl.DataFrame({"user_id": [1, 2]}).write_parquet(world / "ids.parquet")
     with pytest.raises(ingest.InputError, match="one type of id"):
         nightly.validate(*settings(world, ("score", f"{{path: {world}/ids.parquet, id: user_id}}")))
+
+
+@pytest.mark.parametrize("broken", ["writing", "scoring"])
+def test_an_error_while_writing_or_scoring_ends_the_night_and_the_next_goes_on_where_it_was(
+    world, monkeypatch, broken
+) -> None:
+    calls = []
+
+    def breaking(function):
+        def called(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == (3 if broken == "writing" else 2):  # of the second part the first table
+                raise OSError("no space left")
+            return function(*args, **kwargs)
+
+        return called
+
+    with monkeypatch.context() as patched:
+        if broken == "writing":
+            patched.setattr(store.RunFolder, "write_part", breaking(store.RunFolder.write_part))
+        else:
+            patched.setattr(nightly, "recommend", breaking(nightly.recommend))
+        with pytest.raises(OSError, match="no space left"):
+            nightly.nightly(*settings(world))
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+    assert not (world / "workspace" / "scores.duckdb").exists()
+    [run] = store.Workspace(world / "workspace").runs()
+    assert list(run.shards()) == [0]
+    assert nightly.nightly(*settings(world))["rows_published"] == 60 * 5
 
 
 # What a kill leaves behind is on disk: a night killed right before each of these steps has been through every state between

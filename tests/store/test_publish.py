@@ -189,11 +189,16 @@ def test_user_vectors_and_quarantine_are_published(small_night: ModuleType, tmp_
     assert query(published.path, "FROM quarantine") == [(run.run_id, "a.csv", 3, None, "=1+1", '{"a": "\'"}')]
 
 
-def test_rows_lie_in_the_order_of_users_and_ranks(small_night: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("interlaced", [True, False], ids=["parts interlaced", "part after part"])
+def test_rows_lie_in_the_order_of_users_and_ranks(
+    small_night: ModuleType, tmp_path: Path, *, interlaced: bool
+) -> None:
     workspace = Workspace(tmp_path)
     run = begun(workspace)
     users = list(range(3000, 0, -1))
-    small_night.write(run, [users[::2], users[1::2]], [30, 10, 20])
+    small_night.write(
+        run, [users[::2], users[1::2]] if interlaced else [users[1500:], users[:1500]], [30, 10, 20]
+    )
     published = small_night.publish(workspace, run, users)
     assert query(published.path, "SELECT user_id, rank FROM scores") == [
         (user, rank) for user in sorted(users) for rank in (1, 2, 3)
