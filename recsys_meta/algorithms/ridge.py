@@ -12,12 +12,13 @@ residuals of theta_t, that is a linear system, solved in the smaller of two form
 
 Under the softmax it takes K Newton steps, whose curvature is that of the shared start w_0, so that one matrix serves all users:
 
-    w_{k+1} = w_k - e_k (D + n_t^(1+p) H)^-1 (n_t^(1+p) grad L_support(w_k) + D (w_k - theta_t))
+    w_{k+1} = w_k - e_k (D + h n_t^(1+p) H)^-1 (n_t^(1+p) grad L_support(w_k) + D (w_k - theta_t))
     H = V^T (diag(pi) - pi pi^T) V          pi = softmax(b + V w_0)
 
 What differs from the paper: the solve starts from theta_t, which holds what is known of the user, where R2-D2 pulls to 0, so
 that no support gives the prior; precision is learned per dimension (a full one would add nothing: the item vectors can absorb
-any rotation); the softmax, which the paper's logistic regression comes nearest to, has a shared curvature and learned e_k.
+any rotation); the softmax, which the paper's logistic regression comes nearest to, has a shared curvature, and its share h
+and the e_k are learned: with h = 0 the steps are those of ``MAML``.
 """
 
 from typing import Any, ClassVar
@@ -38,9 +39,11 @@ class Ridge(Scorer):
     Args:
         sizes: features of users and items to provide for.
         loss: "squared" or "softmax".
-        precision: initial entries of D.
+        precision: initial entries of D for the user vector, above 0.
+        offset_precision: that for the offset; 8 shrinks a user's mean residual by four examples.
         shot_power: initial p; 0 counts every example in full.
         num_steps: K, Newton steps; of the softmax alone.
+        curvature: initial h, above 0; of the softmax alone.
         settings: of ``Scorer``.
     """
 
@@ -55,8 +58,10 @@ class Ridge(Scorer):
         *,
         loss: LossName = "squared",
         precision: float = 1.0,
+        offset_precision: float = 8.0,
         shot_power: float = 0.0,
-        num_steps: int = 2,
+        num_steps: int = 4,
+        curvature: float = 0.3,
         **settings: Any,
     ) -> None:
         if loss not in ("squared", "softmax"):
@@ -65,11 +70,12 @@ class Ridge(Scorer):
         if not isinstance(self.head, LinearHead):
             raise ValueError("only a linear head is solved in closed form; found head mlp")
         self.num_steps = num_steps
-        columns = self.item_encoder.width + (loss == "squared")
-        self.log_precision = nn.Parameter(torch.full((columns,), precision).log())
+        entries = [precision] * self.item_encoder.width + [offset_precision] * (loss == "squared")
+        self.log_precision = nn.Parameter(torch.tensor(entries).log())
         self.shot_power = nn.Parameter(torch.tensor(shot_power))
         if loss == "softmax":
             self.damping = nn.Parameter(torch.ones(num_steps))
+            self.log_curvature = nn.Parameter(torch.tensor(curvature).log())
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """{"user": [T, F]}, under squared error also {"offset": [T]}: the posterior mean."""
@@ -94,7 +100,8 @@ class Ridge(Scorer):
         chances = torch.addmv(shelf.pool.bias, vectors, self.head.user_0).softmax(0)
         mean = chances @ vectors
         curvature = vectors.T @ (chances[:, None] * vectors) - torch.outer(mean, mean)
-        factor = cholesky(evidence[:, :, None] * curvature + precision.diag())
+        share = self.log_curvature.exp() * evidence[:, :, None]
+        factor = cholesky(share * curvature + precision.diag())
         inputs = self.head.inputs({}, shelf.items.vectors, support.items)
         user = start
         for k in range(self.num_steps):

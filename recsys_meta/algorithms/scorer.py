@@ -145,7 +145,7 @@ class Scorer(Learner):
         """What a full softmax normalizes over for T tasks; None under any other loss."""
         if shelf.pool is None:
             return None
-        scores = self.head.scores(weights, shelf.pool.vectors, shelf.pool.bias)
+        scores = self.predict(weights, shelf.pool)
         return Pool(scores, shelf.items.eligible[examples.items], excluded)
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:

@@ -59,6 +59,7 @@ def test_many_newton_steps_end_where_the_posterior_of_the_softmax_is_highest(wor
     learner = learner_of(Ridge, world, loss="softmax", num_steps=60)
     with torch.no_grad():
         learner.damping.fill_(1.0)
+        learner.log_curvature.fill_(0.0)
     batch = batch_of(world, learner)
     codes = learner.encode(batch.catalogue).__class__(*(f.detach() for f in learner.encode(batch.catalogue)))
     theta = learner.prior(batch.support, batch.users, codes)["user"].detach()
