@@ -65,7 +65,7 @@ class Evaluated(NamedTuple):
     judgements: pl.DataFrame
     summary: pl.DataFrame
     differences: pl.DataFrame  # of everybody to the best baseline of each shot, by the chief metric
-    harmed: pl.DataFrame  # by adaptation: everybody against itself at shot 0, by the chief metric
+    harmed: pl.DataFrame  # by adaptation: the learners against their priors, by the chief metric
     breakdown: pl.DataFrame
     costs: pl.DataFrame
     folder: Path
@@ -84,7 +84,7 @@ def evaluate(settings: EvaluateSettings, fingerprint: str) -> Summary:
 def evaluated(settings: EvaluateSettings, fingerprint: str, workspace: store.Workspace) -> Evaluated:
     """The whole story but for what is printed. Raises SanityError where a check speaks against the figures."""
     trial = trial_of(settings, read_inputs(settings, None))
-    judgements, costs = judge_all(settings, trial, workspace)
+    judgements, unadapted, costs = judge_all(settings, trial, workspace)
     metric, names = chief_metric(settings, trial.tasks), unique_names(choices_of(settings))
     draws, seed = settings.bootstrap_draws, settings.seed
     summary = summarize(judgements, draws, seed)
@@ -96,7 +96,7 @@ def evaluated(settings: EvaluateSettings, fingerprint: str, workspace: store.Wor
         judgements,
         summary,
         differences,
-        against_prior(chief, draws, seed),
+        against_prior(chief, unadapted.filter(pl.col("metric") == metric), draws, seed),
         breakdown(judgements, metric, groups_of(settings, trial), draws, seed),
         costs,
         workspace.root / "evaluations" / fingerprint[:8],
@@ -107,8 +107,8 @@ def evaluated(settings: EvaluateSettings, fingerprint: str, workspace: store.Wor
 
 def judge_all(
     settings: EvaluateSettings, trial: Trial, workspace: store.Workspace
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The judgements of all learners and baselines after all checks, and what they cost."""
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """The judgements of all learners and baselines after all checks, those of the learners unadapted, and what they cost."""
     check_disjoint(trial.tasks.support, trial.tasks.query)
     few = trial.tasks.take(torch.arange(min(_SANITY_TASKS, len(trial.tasks.user_ids))))
     oracle = Oracle(few.query)
@@ -117,6 +117,7 @@ def judge_all(
     groups = popularity_groups(torch.bincount(known.items, minlength=len(trial.item_ids)))
     choices = choices_of(settings)
     pages, mixed, priors, costs = [], [], [], []
+    unadapted = []
     for name, choice in zip(unique_names(choices), choices, strict=True):
         story = with_window(settings, choice)
         with cost() as fitting:
@@ -125,6 +126,8 @@ def judge_all(
         with cost() as judging:
             learner, users, catalogue = on_trial(story, model, trial, known)
             pages.append(judge(story, learner, users, trial.tasks, catalogue, name=name, groups=groups))
+        if choice in settings.learners:
+            unadapted.append(judge(story, learner, users, trial.tasks, catalogue, name=name, adapted=False))
         some = users.take(torch.arange(len(few.user_ids)))
         run = partial(judge_few, story, learner, some, catalogue, name)
         check_batch_size(partial(run, few), (64, 17))
@@ -148,7 +151,8 @@ def judge_all(
             )
     else:
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
-    return pl.concat(pages), pl.DataFrame(costs)
+    unadapted = unadapted or [pages[0].clear()]
+    return pl.concat(pages), pl.concat(unadapted), pl.DataFrame(costs)
 
 
 def fitted(
@@ -368,7 +372,7 @@ def against_best(
         for name in some["learner"].unique(maintain_order=True).to_list():
             if best is not None and name != best["learner"]:
                 pages.append(paired_differences(some, name, best["learner"], draws, seed))
-    return pl.concat(pages) if pages else against_prior(chief.clear(), draws, seed)
+    return pl.concat(pages) if pages else against_prior(chief.clear(), chief.clear(), draws, seed)
 
 
 def best_baseline(

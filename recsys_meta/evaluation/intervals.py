@@ -11,6 +11,7 @@ from torch import Tensor
 from recsys_meta.tables import USER_ID
 
 ALL = "all"  # the shot that uses every support example
+PRIOR = "its prior"  # what a learner is compared with to see what adaptation does
 SUPPORT_LOSSES = ("support_loss_before", "support_loss_after")  # of adaptation, on what it adapts to
 LOWER_IS_BETTER = frozenset({"mae", "mse", "rmse", *SUPPORT_LOSSES})
 
@@ -78,17 +79,18 @@ def paired_differences(
 
 
 def against_prior(
-    judgements: pl.DataFrame, draws: int = 1000, seed: int = 0, level: float = 0.95
+    judgements: pl.DataFrame, unadapted: pl.DataFrame, draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> pl.DataFrame:
-    """What adaptation does to users: every learner at every shot against itself at shot 0.
+    """What adaptation does to users: learners at every shot but 0 against themselves, unadapted, in the same situation.
 
-    Columns of ``paired_differences``; against is "shot 0", and ``worse`` is the share of users harmed by adaptation.
+    unadapted: judgements of the same tasks with the prior in the place of the task state, so that the same items are left out
+    of a ranking. Learners that are not in it are passed over.
+    Columns of ``paired_differences``; against is "its prior", and ``worse`` is the share of users harmed by adaptation.
     """
-    per_user = _per_user(judgements)
-    left = per_user.filter(pl.col("shot") != "0")
-    right = per_user.filter(pl.col("shot") == "0").drop("shot")
-    pairs = left.join(right, on=["learner", "metric", USER_ID], suffix="_against", maintain_order="left")
-    return _differences(pairs.with_columns(against=pl.lit("shot 0")), draws, seed, level)
+    left = _per_user(judgements).filter(pl.col("shot") != "0")
+    right = _per_user(unadapted)
+    pairs = left.join(right, on=[*_CELL, USER_ID], suffix="_against", maintain_order="left")
+    return _differences(pairs.with_columns(against=pl.lit(PRIOR)), draws, seed, level)
 
 
 def _per_user(judgements: pl.DataFrame) -> pl.DataFrame:

@@ -49,7 +49,7 @@ def evaluation_page(found: Found) -> str:
         _section(f"{found.metric} by number of shots", _figure("curves"), f"{arrow} is better; bands: 95 % of resampled users"),
         _section("Differences to the best baseline of each shot", difference_table(found),
                  "with the 95 % interval of the paired difference; signed so that above 0 is better than that baseline"),
-        _section("Users harmed by adaptation", harm_table(found), "share of users worse off than with the same learner's prior"),
+        _section("Users harmed by adaptation", harm_table(found), "against the same learner's prior, the same items left out"),
         *([_section("Groups", _figure("groups"), f"{found.default} and {best}, at the largest shot; users in brackets")]
           if groups is not None else []),
         _section("Cost", cost_table(found.costs), "fit: when the model was trained; judge: all users at all shots"),
@@ -253,7 +253,7 @@ def harm_table(found: Found) -> str:
     learners = found.harmed["learner"].unique(maintain_order=True).to_list()
     body = [(learner, [cell(learner, shot) for shot in shots]) for learner in learners]
     if not body:
-        return "<p>Shot 0 was not judged.</p>"
+        return "<p>Nobody was adapted.</p>"
     return _table(["", *(f"shot {shot}" for shot in shots)], body, strong=found.default)
 
 

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS evaluation_summary (
     users BIGINT NOT NULL,
     users_without_relevant BIGINT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS evaluation_differences ( -- against the best baseline of the shot, and against "shot 0"
+CREATE TABLE IF NOT EXISTS evaluation_differences ( -- against the best baseline of the shot, and against "its prior"
     evaluation_id VARCHAR NOT NULL,
     learner VARCHAR NOT NULL,
     against VARCHAR NOT NULL,
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS evaluation_differences ( -- against the best baseline
     high DOUBLE,
     users BIGINT NOT NULL,
     better DOUBLE, -- share of the users
-    worse DOUBLE, -- share of the users: against "shot 0" those whom adaptation harms
+    worse DOUBLE, -- share of the users: against "its prior" those whom adaptation harms
     verdict VARCHAR NOT NULL
 );
 CREATE TABLE IF NOT EXISTS evaluation_breakdown (

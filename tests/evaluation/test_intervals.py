@@ -162,24 +162,25 @@ def test_a_learner_that_was_not_judged_is_named() -> None:
         paired_differences(judgements([[1.0]]), "a", "nobody")
 
 
-def test_users_harmed_by_adaptation_are_those_worse_than_at_shot_0() -> None:
+def test_users_harmed_by_adaptation_are_those_worse_than_with_the_prior() -> None:
     table = pl.concat(
         [
             judgements([[1.0], [1.0], [1.0], [1.0]], shot="0"),
             judgements([[0.5], [0.5], [2.0], [1.0]], shot="3"),
             judgements([[0.5], [0.5], [0.5], [0.5]], shot="all"),
+            judgements([[9.0], [9.0], [9.0], [9.0]], "passed over", shot="3"),
         ]
     )
-    harmed = against_prior(table)
+    unadapted = pl.concat(
+        [judgements([[1.0], [1.0], [1.0], [1.0]], shot=shot) for shot in ("0", "3")]
+        + [judgements([[0.6], [0.6], [0.6], [0.6]], shot="all")]
+    )
+    harmed = against_prior(table, unadapted)
     assert harmed["shot"].to_list() == ["3", "all"]
-    assert harmed["against"].to_list() == ["shot 0", "shot 0"]
+    assert harmed["against"].to_list() == ["its prior", "its prior"]
     assert harmed["worse"].to_list() == [0.25, 0.0]
     assert harmed["better"].to_list() == [0.5, 1.0]
     assert harmed["verdict"].to_list() == ["undecided", "better"]
-
-
-def test_without_shot_0_nothing_is_said_of_harm() -> None:
-    assert len(against_prior(judgements([[1.0]]))) == 0
 
 
 def test_no_judgements_give_an_empty_summary() -> None:

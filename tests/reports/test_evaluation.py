@@ -45,7 +45,7 @@ def found() -> Found:
         baselines=NAMES[1:],
         summary=summarize(judgements, 20),
         differences=paired_differences(chief, "Default", "Strong", 20),
-        harmed=against_prior(chief, 20),
+        harmed=against_prior(chief, chief.filter(pl.col("learner") == "Default"), 20),
         breakdown=breakdown(judgements, "ndcg@5", groups, 20),
         costs=pl.DataFrame(
             [
