@@ -1,0 +1,128 @@
+"""A meta-learned prior for ratings, solved, whose item factors start from the strongest simple recommender's, doubts and all.
+
+L. Bertinetto, J. Henriques, P. Torr, A. Vedaldi: Meta-learning with Differentiable Closed-form Solvers, ICLR 2019: MAML's inner
+loop run to its end. For a user with ratings r_j of the support items S, and w_u = (o_u, phi_u),
+
+    score(u, i) = b_i + o_u + phi_u . q_i
+    w_u = argmin  sum over j in S of [(r_j - score(u, j))^2 + sum over f of v_jf phi_uf^2] / noise_j
+                + (w_u - theta_u)^T D (w_u - theta_u)
+
+theta_u is the shared initialization plus what is known of the user. q, b and v, how uncertain each entry of q is, start at their
+variational posterior (``models.variational_factors``), and noise and D at its estimates: ALS folded in is that with v = 0,
+theta = 0 and a ridge tuned by hand. From there theta, D, noise and changes of q and b (of ids, and of the content, which alone
+speaks for items that nobody has rated) are meta-trained through the solve. A quadratic price holds the changes at 0 unless
+training users keep saying otherwise.
+
+The meta-loss is the mean of squared and absolute error: ratings are judged by both.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from recsys_meta.algorithms.base import TaskState
+from recsys_meta.algorithms.ridge import cholesky
+from recsys_meta.algorithms.scorer import Scorer
+from recsys_meta.models.heads import LinearHead
+from recsys_meta.models.losses import masked_mean
+from recsys_meta.models.variational_factors import variational_factors
+from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
+
+
+class LadderedRidge(Scorer):
+    """A linear head for ratings, solved under a meta-learned prior, that starts from a variational factorization.
+
+    Args:
+        sizes: features of users and items to provide for.
+        factors: columns of q.
+        rounds: of the variational fit.
+        stay: price of the squared changes of items.
+        settings: of ``Scorer``.
+    """
+
+    contract_settings = ({"factors": 2}, {"factors": 4, "dropout": 0.2})
+
+    factor: Tensor  # [ids, F]: q at the start
+    variance: Tensor  # [ids, F]: v
+    start_bias: Tensor  # [ids]: mean + b at the start
+
+    def __init__(
+        self, sizes: Sizes, *, factors: int = 16, rounds: int = 15, stay: float = 0.1, **settings: Any
+    ) -> None:
+        super().__init__(sizes, loss="squared", dim=factors, **{"spread": 0.0} | settings)
+        assert isinstance(self.head, LinearHead)
+        self.rounds = rounds
+        self.stay = stay
+        self.popularity_weight.requires_grad_(False)
+        self.log_noise = nn.Parameter(torch.zeros(sizes.item.ids))
+        self.log_precision = nn.Parameter(torch.zeros(1 + factors))
+        self.register_buffer("factor", torch.zeros(sizes.item.ids, factors))
+        self.register_buffer("variance", torch.zeros(sizes.item.ids, factors))
+        self.register_buffer("start_bias", torch.zeros(sizes.item.ids))
+
+    def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
+        """The variational factorization; of the unknown item nothing is learned."""
+        ids = catalogue.features.ids[histories.items]
+        known = ids > 0
+        if not known.any():
+            return
+        owners, users = histories.owners()[known], len(histories.offsets) - 1
+        found = variational_factors(
+            owners,
+            users,
+            ids[known],
+            self.sizes.item.ids,
+            histories.values[known],
+            factors=self.factor.shape[1],
+            rounds=self.rounds,
+        )
+        self.factor.copy_(found.vectors)
+        self.variance.copy_(found.variance)
+        self.start_bias.copy_(found.mean + found.bias)
+        with torch.no_grad():
+            self.log_noise.fill_(found.noise.log().item())
+            self.log_precision[0] = found.offset_precision.log()
+
+    def encode(self, catalogue: Catalogue) -> ItemCodes:
+        """vectors [I, F]: q; bias [I]: mean + b."""
+        codes, ids = super().encode(catalogue), catalogue.features.ids
+        return codes._replace(
+            vectors=self.factor[ids] + codes.vectors, bias=self.start_bias[ids] + codes.bias
+        )
+
+    def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """{"user": [T, F], "offset": [T]}: the posterior mean."""
+        theta = self.head.start(users)
+        residuals = support.targets - self.predict(theta, items, support.items)
+        vectors = items.vectors[support.items]
+        inputs = torch.cat([torch.ones_like(vectors[..., :1]), vectors], 2)
+        ids = items.ids[support.items]
+        weight = (support.mask / self.log_noise[ids].exp()).unsqueeze(2)
+        unsure = pad((self.variance[ids] * weight).sum(1), (1, 0))
+        start = torch.cat([theta["offset"].unsqueeze(1), theta["user"]], 1)
+        weighed = inputs.mT * weight.mT
+        quadratic = weighed @ inputs + (self.log_precision.exp() + unsure).diag_embed()
+        linear = (weighed @ residuals.unsqueeze(2)).squeeze(2) - unsure * start
+        change = torch.cholesky_solve(linear.unsqueeze(2), cholesky(quadratic)).squeeze(2)
+        return {"user": theta["user"] + change[:, 1:], "offset": theta["offset"] + change[:, 0]}
+
+    def task_loss(
+        self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
+    ) -> Tensor:
+        """[T]: the mean of squared and absolute error."""
+        errors = self.predict(state, items, examples.items) - examples.targets
+        return masked_mean((errors.square() + errors.abs()) / 2, examples.mask)
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
+        """Mean over tasks of the query loss after adaptation, and what changes of items cost; a scalar."""
+        changes = [*self.item_encoder.parameters(), *self.item_bias.parameters()]
+        return (
+            super().meta_loss(episodes)
+            + self.stay * torch.stack([change.square().sum() for change in changes]).sum()
+        )
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
+        """None decays: ``weight_decay`` is one number for all learners of a config, and here ``stay`` takes its place."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "weight_decay": 0.0}]

@@ -1,0 +1,72 @@
+"""The solve against the minimum that it stands for, and where meta-training starts."""
+
+import torch
+from toy_world import episodes, histories, meta_train, toy_world, uneven
+
+from recsys_meta.algorithms.laddered_ridge import LadderedRidge
+from recsys_meta.baselines.fold_in import diagonal, ridge_solution, with_constant
+
+WORLD = toy_world()
+TRAIN = torch.arange(120)
+BATCH = episodes(WORLD, torch.arange(120, 128), implicit=False, shots=6, query=6, seed=0)
+
+
+def fitted() -> LadderedRidge:
+    torch.manual_seed(0)
+    learner = LadderedRidge(WORLD.sizes, factors=3)
+    learner.fit_statistics(histories(WORLD, TRAIN, implicit=False), WORLD.catalogue)
+    return learner.eval()
+
+
+def test_the_state_is_the_minimum_that_the_file_states() -> None:
+    learner = fitted()
+    meta_train(learner, WORLD, TRAIN, implicit=False, steps=5)
+    with torch.no_grad():
+        codes, support = learner.encode(WORLD.catalogue), uneven(BATCH.support)
+        theta, found = learner.prior(support, BATCH.users, codes), learner.adapt(support, BATCH.users, codes)
+        vectors, ids = codes.vectors[support.items].double(), codes.ids[support.items]
+        weight = support.mask / learner.log_noise[ids].exp().double()
+        variance, precision = learner.variance[ids].double(), learner.log_precision.exp().double()
+        left = (support.targets - codes.bias[support.items]).double()
+        start = torch.cat([theta["offset"][:, None], theta["user"]], 1).double()
+    w = torch.cat([found["offset"][:, None], found["user"]], 1).double().requires_grad_()
+    error = left - w[:, :1] - (vectors @ w[:, 1:, None]).squeeze(2)
+    unsure = (variance * w[:, None, 1:].square()).sum(2)
+    objective = (weight * (error.square() + unsure)).sum() + (precision * (w - start).square()).sum()
+    (slope,) = torch.autograd.grad(objective, w)
+    assert slope.abs().max() < 1e-4 * objective
+    assert (w - start).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_without_doubts_and_meta_training_it_is_the_fold_in_of_als() -> None:
+    learner = fitted()
+    learner.variance.zero_()
+    codes = learner.encode(WORLD.catalogue)
+    found = learner.adapt(BATCH.support, BATCH.users, codes)
+    left = BATCH.support.targets - codes.bias[BATCH.support.items]
+    noise, precision = learner.log_noise[0].exp(), learner.log_precision.exp()
+    ridge = diagonal(float(precision[0] * noise), float(precision[1] * noise), with_constant(codes.vectors))
+    expected = ridge_solution(
+        with_constant(codes.vectors)[BATCH.support.items], left, BATCH.support.mask, ridge
+    )
+    torch.testing.assert_close(
+        torch.cat([found["offset"][:, None], found["user"]], 1), expected, rtol=1e-3, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_items_in_doubt_move_a_user_less() -> None:
+    learner = fitted()
+    codes = learner.encode(WORLD.catalogue)
+    before = learner.adapt(BATCH.support, BATCH.users, codes)["user"].norm(dim=1)
+    learner.variance.mul_(10)
+    assert (learner.adapt(BATCH.support, BATCH.users, codes)["user"].norm(dim=1) < before).all()
+
+
+def test_changes_of_items_have_their_price() -> None:
+    learner = fitted()
+    free = learner.meta_loss(BATCH)
+    with torch.no_grad():
+        learner.item_bias.ids.weight[0] = 2.0  # the unknown, which stands in no episode
+    torch.testing.assert_close(learner.meta_loss(BATCH) - free, torch.tensor(4 * learner.stay))
