@@ -122,7 +122,7 @@ def judge_all(
         story = with_window(settings, choice)
         with cost() as fitting:
             model = fitted(story, choice, trial, workspace)
-        fitting = kept_cost(workspace.model(model.version) / "cost.json", fitting, anew=not model.reused)
+        fit_cost = kept_cost(workspace.model(model.version) / "cost.json", fitting, anew=not model.reused)
         with cost() as judging:
             learner, users, catalogue = on_trial(story, model, trial, known)
             pages.append(judge(story, learner, users, trial.tasks, catalogue, name=name, groups=groups))
@@ -138,7 +138,7 @@ def judge_all(
             {
                 "learner": name,
                 "model_version": model.version,
-                **{f"fit_{what}": value for what, value in asdict(fitting).items()},
+                **{f"fit_{what}": value for what, value in fit_cost.items()},
                 **{f"judge_{what}": value for what, value in asdict(judging).items()},
             }
         )
@@ -152,7 +152,7 @@ def judge_all(
     else:
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
     unadapted = unadapted or [pages[0].clear()]
-    return pl.concat(pages), pl.concat(unadapted), pl.DataFrame(costs)
+    return pl.concat(pages), pl.concat(unadapted), pl.DataFrame(costs, infer_schema_length=None)
 
 
 def fitted(
@@ -178,13 +178,17 @@ def choices_of(settings: EvaluateSettings) -> list[LearnerSettings | BaselineSet
     return [*settings.learners, *settings.baselines]
 
 
-def kept_cost(file: Path, spent: Cost, *, anew: bool) -> Cost:
-    """What the fit cost when it was done: written down beside the model, read where the model is used again."""
-    if not anew and file.exists():
-        return Cost(**json.loads(file.read_text()))
+def kept_cost(file: Path, spent: Cost, *, anew: bool) -> dict[str, float | None]:
+    """What the fit cost when it was done: written down beside the model, read where the model is used again.
+
+    None each where a model is used again of which nobody wrote it down, a night's for example.
+    """
     if anew:
         write_bytes_atomically(file, json.dumps(asdict(spent)).encode())
-    return spent
+    kept: dict[str, float | None] = (
+        json.loads(file.read_text()) if file.exists() else dict.fromkeys(asdict(spent))
+    )
+    return kept
 
 
 def groups_of(settings: EvaluateSettings, trial: Trial) -> pl.DataFrame:

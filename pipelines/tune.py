@@ -99,7 +99,13 @@ def trials_of(
         with cost() as spent:
             value = validated(settings, with_parameters(choice, parameters), parameters, trial, known)
         rows.append(
-            {"learner": name, "trial": len(rows), "parameters": parameters, "value": value, **asdict(spent)}
+            {
+                "learner": name,
+                "trial": len(rows) + 1,
+                "parameters": parameters,
+                "value": value,
+                **asdict(spent),
+            }
         )
         log.info("%s, trial %d: %.4f with %s, %.1f s", name, len(rows), value, parameters, spent.seconds)
         return value

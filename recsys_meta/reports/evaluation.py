@@ -49,10 +49,12 @@ def evaluation_page(found: Found) -> str:
         _section(f"{found.metric} by number of shots", _figure("curves"), f"{arrow} is better; bands: 95 % of resampled users"),
         _section("Differences to the best baseline of each shot", difference_table(found),
                  "with the 95 % interval of the paired difference; signed so that above 0 is better than that baseline"),
-        _section("Users harmed by adaptation", harm_table(found), "against the same learner's prior, the same items left out"),
+        _section("Users harmed by adaptation", harm_table(found),
+                 "against the learner's own prior, the same items left out; below, its loss on the support before and after"),
         *([_section("Groups", _figure("groups"), f"{found.default} and {best}, at the largest shot; users in brackets")]
           if groups is not None else []),
-        _section("Cost", cost_table(found.costs), "fit: when the model was trained; judge: all users at all shots"),
+        _section("Cost", cost_table(found.costs),
+                 "fit: when the model was fitted, empty where it was not written down; judge: all users at all shots"),
         *(_section(metric, metric_table(found.summary, metric), "", folded=True) for metric in _metrics(found.summary)),
     ]  # fmt: skip
     # `</` would end the script that holds the specifications.
@@ -244,10 +246,10 @@ def harm_table(found: Found) -> str:
         row = cells.get((learner, shot))
         if row is None:
             return "", ""
-        text = f"{row['worse']:.0%} worse, {row['better']:.0%} better"
+        text = f"{row['worse']:.0%} worse<small>{row['better']:.0%} better</small>"
         before, after = (losses.get((learner, shot, name)) for name in SUPPORT_LOSSES)
         if before is not None and after is not None:
-            text += f"<br><small>support loss {before:.3f} to {after:.3f}</small>"
+            text += f"<small>loss {before:.3f} to {after:.3f}</small>"
         return text, row["verdict"]
 
     learners = found.harmed["learner"].unique(maintain_order=True).to_list()
@@ -259,14 +261,21 @@ def harm_table(found: Found) -> str:
 
 def cost_table(costs: pl.DataFrame) -> str:
     """Processor seconds and peak memory of fitting and judging."""
+
+    def seconds(row: dict[str, float | None], name: str) -> tuple[str, str]:
+        return "" if (value := row[name]) is None else f"{value:,.1f}", ""
+
+    def gib(row: dict[str, float | None], name: str) -> tuple[str, str]:
+        return "" if (value := row[name]) is None else f"{value / _MIB_PER_GIB:.2f}", ""
+
     body = [
         (
             row["learner"],
             [
-                (f"{row['fit_cpu_seconds']:,.1f}", ""),
-                (f"{row['fit_peak_mib'] / _MIB_PER_GIB:.2f}", ""),
-                (f"{row['judge_cpu_seconds']:,.1f}", ""),
-                (f"{row['judge_peak_mib'] / _MIB_PER_GIB:.2f}", ""),
+                seconds(row, "fit_cpu_seconds"),
+                gib(row, "fit_peak_mib"),
+                seconds(row, "judge_cpu_seconds"),
+                gib(row, "judge_peak_mib"),
             ],
         )
         for row in costs.iter_rows(named=True)

@@ -56,9 +56,9 @@ CREATE TABLE IF NOT EXISTS evaluation_costs (
     evaluation_id VARCHAR NOT NULL,
     learner VARCHAR NOT NULL,
     model_version VARCHAR NOT NULL,
-    fit_seconds DOUBLE NOT NULL,
-    fit_cpu_seconds DOUBLE NOT NULL,
-    fit_peak_mib BIGINT NOT NULL,
+    fit_seconds DOUBLE, -- of the day it was fitted; null where that was not written down
+    fit_cpu_seconds DOUBLE,
+    fit_peak_mib BIGINT,
     judge_seconds DOUBLE NOT NULL,
     judge_cpu_seconds DOUBLE NOT NULL,
     judge_peak_mib BIGINT NOT NULL

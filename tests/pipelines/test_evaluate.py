@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from pipelines import evaluate
+from pipelines.cost import Cost
 from pipelines.judged import trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings
@@ -86,9 +87,18 @@ def test_a_rerun_finds_the_same_replaces_its_rows_and_tells_what_the_fit_cost_wh
         )
         seconds = dict(connection.sql("SELECT learner, fit_seconds FROM evaluation_costs").fetchall())
     assert counts["its prior"] == 3  # shots of the learner
-    (cost,) = (world / "workspace" / "models").glob("maml*/cost.json")
-    assert seconds["MAML"] == json.loads(cost.read_text())["seconds"]
+    (kept,) = (world / "workspace" / "models").glob("maml*/cost.json")
+    assert seconds["MAML"] == json.loads(kept.read_text())["seconds"]
     assert set(seconds) == {"MAML", "ItemMean", "ItemMeanUserBias"}
+
+
+def test_what_the_fit_of_a_night_cost_is_not_known(tmp_path: Path) -> None:
+    spent = Cost(1.5, 1.25, 300)
+    unknown = {"seconds": None, "cpu_seconds": None, "peak_mib": None}
+    assert evaluate.kept_cost(tmp_path / "cost.json", spent, anew=False) == unknown
+    told = {"seconds": 1.5, "cpu_seconds": 1.25, "peak_mib": 300}
+    assert evaluate.kept_cost(tmp_path / "cost.json", spent, anew=True) == told
+    assert evaluate.kept_cost(tmp_path / "cost.json", Cost(9.0, 9.0, 9), anew=False) == told
 
 
 def test_a_baseline_may_have_a_popularity_window_of_its_own(world) -> None:

@@ -51,7 +51,7 @@ def found() -> Found:
             [
                 {
                     "learner": name,
-                    "fit_cpu_seconds": 1.0,
+                    "fit_cpu_seconds": None if name == "Strong" else 1.0,
                     "fit_peak_mib": 512,
                     "judge_cpu_seconds": 2.0,
                     "judge_peak_mib": 1024,
