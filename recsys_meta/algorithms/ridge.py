@@ -41,7 +41,7 @@ class Ridge(Scorer):
         loss: "squared" or "softmax".
         precision: initial entries of D for the user vector, above 0.
         offset_precision: that for the offset; 8 shrinks a user's mean residual by four examples.
-        shot_power: initial p; 0 counts every example in full.
+        shot_power: initial p; 0 counts every example in full, less counts on what they repeat of each other.
         num_steps: K, Newton steps; of the softmax alone.
         curvature: initial h, above 0; of the softmax alone.
         settings: of ``Scorer``.
@@ -59,8 +59,8 @@ class Ridge(Scorer):
         loss: LossName = "squared",
         precision: float = 1.0,
         offset_precision: float = 8.0,
-        shot_power: float = 0.0,
-        num_steps: int = 4,
+        shot_power: float = -0.2,
+        num_steps: int = 3,
         curvature: float = 0.3,
         **settings: Any,
     ) -> None:
