@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from recsys_meta.algorithms.base import TaskState
 from recsys_meta.algorithms.maml import MAML
-from recsys_meta.algorithms.scorer import Shelf
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
-from recsys_meta.models.losses import RATING_LOSSES, LossName, Pool
+from recsys_meta.models.losses import RATING_LOSSES, LossName
 from recsys_meta.models.shot_curve import ShotCurve
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
@@ -155,16 +154,6 @@ class LadderedMAML(MAML):
     def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:
         """All of them: what the head alone rules out may be lifted by its affinity."""
         return self.predict(state, items)
-
-    def pool_of(
-        self, weights: TaskState, examples: Examples, shelf: Shelf, excluded: Tensor | None = None
-    ) -> Pool | None:
-        """As of MAML, with the affinities where the weights come with them."""
-        pool = super().pool_of(weights, examples, shelf, excluded)
-        if pool is None or shelf.pool is None or "affinity" not in weights:
-            return pool
-        added = weights["affinity"][:, shelf.pool.ids] + weights["trust"] * shelf.pool.bias
-        return pool._replace(scores=pool.scores + added)
 
     def user_vectors(self, state: TaskState) -> Tensor:
         """[T, P]: the head's weights; what the cosines add is as long as the vocabulary, and follows from the support set."""

@@ -71,3 +71,13 @@ def test_a_user_weighs_as_many_examples_as_ndcg_counts() -> None:
 def test_a_loss_that_rates_is_refused() -> None:
     with pytest.raises(ValueError, match="expected one that ranks"):
         LadderedMAML(WORLD.sizes, loss="squared")
+
+
+def test_the_loss_is_that_of_the_scores_that_are_served() -> None:
+    learner = fitted().eval()
+    codes = learner.encode(WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=10, seed=0)
+    state = learner.adapt(batch.support, batch.users, codes)
+    scores = learner.predict(state, codes).scatter(1, batch.support.items, -torch.inf)
+    expected = -scores.log_softmax(1).gather(1, batch.query.items).mean(1)
+    torch.testing.assert_close(learner.task_loss(state, batch.query, codes, batch.support), expected)
