@@ -95,6 +95,7 @@ def curves(
     bands = rows.filter(pl.col("role") != "other").with_columns(role=pl.col("role"))
     low = float(pl.concat([rows["mean"], bands["low"]]).min() or 0.0)  # type: ignore[arg-type]
     high = float(pl.concat([rows["mean"], bands["high"]]).max() or 1.0)  # type: ignore[arg-type]
+    low, high = low - 0.03 * (high - low), high + 0.03 * (high - low)
     labels = _spread(rows.filter(pl.col("place") == len(shots) - 1), low, high)
     axis = alt.Axis(
         values=list(range(len(shots))),
@@ -191,7 +192,13 @@ def group_chart(breakdown: pl.DataFrame, default: str, best: str | None) -> alt.
             color=colour,
         )
         rule = base.mark_rule(strokeWidth=2).encode(
-            x=alt.X("low:Q", title=f"{metric} at shot {last}", scale=alt.Scale(zero=False)), x2="high:Q"
+            x=alt.X(
+                "low:Q",
+                title=f"{metric} at shot {last}",
+                axis=alt.Axis(tickCount=6),
+                scale=alt.Scale(zero=False),
+            ),
+            x2="high:Q",
         )
         dot = base.mark_circle(size=70, opacity=1).encode(
             x="mean:Q",
