@@ -131,15 +131,16 @@ def fixed_trial(
 
 def held_out_like(protocol: RatingProtocol | RankingProtocol | ListedProtocol) -> HeldOutProtocol:
     """Training users judged as the episodes are, as far as histories tell."""
-    shots = [shot for shot in protocol.shots if shot != "all"]
+    largest_shot = largest(protocol)
     rating = isinstance(protocol, RatingProtocol)
     return HeldOutProtocol(
         kind="held_out_users",
         share=_VALIDATION_SHARE,
-        min_history=max(shots, default=0) + 5,
+        # With "all" a user has what it has; otherwise everybody has the largest shot and something to be asked.
+        min_history=13 if "all" in protocol.shots else largest_shot + 5,
         query_size=10 if rating else None,
         metrics="rating" if rating else "ranking",
-        shots=tuple(shots) or (0,),
+        shots=protocol.shots,
         clip=protocol.clip if isinstance(protocol, RatingProtocol) else None,
         cutoff=protocol.cutoff,
     )
@@ -293,7 +294,9 @@ def cut(histories: Histories, protocol: HeldOutProtocol | TemporalProtocol) -> t
     return select(histories, place < end), select(histories, query)
 
 
-def largest(protocol: HeldOutProtocol | TemporalProtocol) -> int:
+def largest(
+    protocol: HeldOutProtocol | TemporalProtocol | RatingProtocol | RankingProtocol | ListedProtocol,
+) -> int:
     """The largest shot that is a number."""
     return max((shot for shot in protocol.shots if shot != "all"), default=0)
 

@@ -149,6 +149,35 @@ def test_listed_candidates_have_their_own_names_for_order_and_no_draws(tmp_path:
     assert found.tasks.judged == "listed"
 
 
+@pytest.mark.parametrize(("shots", "longest"), [("[1, all]", 20), ("[1, 2]", 2)])
+def test_validation_users_of_fixed_episodes_are_training_users_judged_alike(
+    tmp_path: Path, shots: str, longest: int
+) -> None:
+    pl.DataFrame(
+        {
+            "user_id": ["x"] * 2,
+            "item_id": ["a", "b"],
+            "rating": [4.0, 2.0],
+            "role": ["support", "query"],
+            "position": [0, 1],
+            "draw": [0, 0],
+        }
+    ).write_parquet(tmp_path / "episodes.parquet")
+    rows = [
+        (f"u{user}", "abcdefghijklmnopqrstuvwxyzABCD"[item], item + 0.0)
+        for user in range(60)
+        for item in range(30)
+    ]
+    protocol = f"{{kind: rating, episodes: {{path: episodes.parquet}}, shots: {shots}}}"
+    found = trial(tmp_path, rows, protocol, "judge: validation\n")
+    assert len(found.tasks.user_ids) > 0
+    assert not set(found.tasks.user_ids) & set(found.training_users)
+    assert "x" not in set(found.tasks.user_ids)
+    assert set(found.tasks.query.lengths.tolist()) == {10}
+    assert set(found.tasks.support.lengths.tolist()) == {longest}
+    assert found.tasks.judged == "rating"
+
+
 def test_protocols_of_time_need_a_timestamp(tmp_path: Path) -> None:
     from pipelines.outcomes import ConfigError
 
