@@ -21,7 +21,7 @@ from torch.autograd import Function
 from torch.func import vjp
 
 from recsys_meta.algorithms.base import TaskState
-from recsys_meta.algorithms.scorer import Scorer, no_features
+from recsys_meta.algorithms.scorer import Scorer
 from recsys_meta.models.heads import LinearHead, Weights
 from recsys_meta.models.losses import LossName
 from recsys_meta.tensors import Examples, Features, ItemCodes, Sizes
@@ -35,8 +35,7 @@ class IMAML(Scorer):
     Args:
         sizes: features of users and items to provide for.
         loss: any but "absolute", whose curvature is 0.
-        precision: initial entries of D.
-        shot_power: initial p; 0 counts every example in full.
+        precision, offset_precision, shot_power: initial entries of D for the user vector and the offset, and p; as of ``Ridge``.
         num_steps: Newton steps; under squared error one is enough.
         cg_steps: of conjugate gradient, in the inner problem and in the meta-gradient.
         settings: of ``Scorer``.
@@ -53,7 +52,8 @@ class IMAML(Scorer):
         *,
         loss: LossName = "squared",
         precision: float = 1.0,
-        shot_power: float = 0.0,
+        offset_precision: float = 8.0,
+        shot_power: float = -0.2,
         num_steps: int = 5,
         cg_steps: int = 10,
         **settings: Any,
@@ -63,8 +63,8 @@ class IMAML(Scorer):
             raise ValueError("expected a linear head and a loss with curvature (not absolute)")
         self.num_steps = num_steps
         self.cg_steps = cg_steps
-        columns = flat(self.head.start(no_features(sizes))).shape[1]
-        self.log_precision = nn.Parameter(torch.full((columns,), precision).log())
+        entries = [precision] * self.item_encoder.width + [offset_precision] * (self.head.offset is not None)
+        self.log_precision = nn.Parameter(torch.tensor(entries).log())
         self.shot_power = nn.Parameter(torch.tensor(shot_power))
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
