@@ -177,6 +177,8 @@ def _group_of(name: str) -> str:
     """Which of the groups a parameter belongs to."""
     if name.split(".")[0] in ("bias_curve", "linear_curve", "log_curve", "log_kappa"):
         return "curves"
+    if ".numbers." in name or ".vectors." in name:  # few weights, of which every example speaks
+        return "others"
     if name.startswith(("item_bias", "head")):
         return "prior"
     return "vectors" if name.startswith("item_encoder") else "others"
