@@ -134,8 +134,14 @@ def test_an_error_in_a_union_names_the_member_meant(config):
 @pytest.mark.parametrize(
     ("protocol", "told"),
     [
-        ("{kind: held_out}", "expected rating, ranking or held_out_users; found 'held_out'"),
-        ("{share: 0.1}", "is missing; expected rating, ranking or held_out_users"),
+        (
+            "{kind: held_out}",
+            "expected rating, ranking, listed, held_out_users, temporal or next_day; found 'held_out'",
+        ),
+        (
+            "{share: 0.1}",
+            "is missing; expected rating, ranking, listed, held_out_users, temporal or next_day",
+        ),
     ],
 )
 def test_a_protocol_of_no_known_kind_is_told_the_kinds(config, protocol, told):
