@@ -599,7 +599,9 @@ class EvaluateSettings(Story):
 class RangeSettings(Settings):
     """The values that a setting may take in tuning: choices, or everything from low to high."""
 
-    choices: tuple[bool | int | FiniteFloat | str | None, ...] = Field(default=(), description="the values, where they are few")
+    choices: tuple[bool | int | FiniteFloat | str | None, ...] = Field(
+        default=(), description="the values, where they are few"
+    )
     low: int | FiniteFloat | None = Field(
         default=None, description="least value; whole numbers where both ends are"
     )

@@ -47,7 +47,7 @@ VERBS: Mapping[str, Verb] = {
     "adapt": Verb("pipelines.nightly", "adapt", "NightSettings", "adapt the trained learner to every requested user"),
     "publish": Verb("pipelines.nightly", "publish", "NightSettings", "publish what was adapted"),
     "evaluate": Verb("pipelines.evaluate", "evaluate", "EvaluateSettings", "judge learners and baselines at every shot count"),
-    "tune": Verb("pipelines.tune", "tune", "TuneSettings", "choose settings on validation users, as many trials for each learner"),
+    "tune": Verb("pipelines.tune", "tune", "TuneSettings", "choose settings on validation users, as many trials for each"),
     "suite": Verb("pipelines.suite", "suite", "SuiteSettings", "run several evaluations, and rank learners over all of them"),
 }  # fmt: skip
 
