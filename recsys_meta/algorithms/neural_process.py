@@ -30,6 +30,8 @@ from recsys_meta.models.heads import MLPHead, Weights
 from recsys_meta.models.support_sets import AttentionPool, SupportTokens, attention, signal_of
 from recsys_meta.tensors import EpisodeBatch, Examples, Features, ItemCodes, Sizes
 
+_LOGITS = 2**22  # computed at a time when a catalogue is scored: 16 MB
+
 
 class Gaussian(NamedTuple):
     """Independent normal distributions."""
@@ -142,17 +144,20 @@ class NeuralProcess(Scorer):
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""
         scores = self.head.scores(self.modulated(state), items.vectors, items.bias, index)
-        queries = self.queries(items.vectors)  # [I, W]
-        tasks, examples, width = state["keys"].shape
-        each = width // self.heads
-        keys = state["keys"].reshape(tasks, examples, self.heads, each) * each**-0.5
-        queries = queries.reshape(len(queries), self.heads, each)
-        if index is None:
-            logits = torch.einsum("nhd,tshd->thns", queries, keys)
-        else:
-            logits = torch.einsum("tnhd,tshd->thns", queries[index], keys)
-        shares = attention(logits, (state["examples"] > 0)[:, None, None])
-        return scores + torch.einsum("thns,tsh->tn", shares, state["values"])
+        queries: Tensor = self.queries(items.vectors)  # [I, W]
+        if index is not None:
+            return scores + self.attended(state, queries[index])
+        tasks, examples, _ = state["keys"].shape
+        block = max(1, _LOGITS // max(1, tasks * self.heads * examples))
+        return scores + torch.cat([self.attended(state, some) for some in torch.split(queries, block)], dim=1)
+
+    def attended(self, state: TaskState, queries: Tensor) -> Tensor:
+        """What cross-attention adds to the scores, [T, N]. queries: of the same items for all tasks, [N, W], or [T, N, W]."""
+        each = queries.shape[-1] // self.heads
+        keys, queries = (x.reshape(*x.shape[:-1], self.heads, each) for x in (state["keys"], queries))
+        logits = torch.einsum("nhd,tshd->thns" if queries.dim() == 3 else "tnhd,tshd->thns", queries, keys)
+        shares = attention(logits * each**-0.5, (state["examples"] > 0)[:, None, None])
+        return torch.einsum("thns,tsh->tn", shares, state["values"])
 
     def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:
         """[T, I]: nothing is ruled out early."""

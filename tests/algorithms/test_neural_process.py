@@ -71,6 +71,20 @@ def test_user_vectors_are_of_one_size_whatever_the_history(world: ToyWorld) -> N
     assert shapes == {(5, 2 + 4 + 3)}
 
 
+@torch.no_grad()
+def test_a_catalogue_scored_in_blocks_has_the_same_scores(
+    world: ToyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = learner_of(NeuralProcess, world, **SMALL)
+    batch, codes = batch_of(world, learner), learner.encode(world.catalogue)
+    state = learner.adapt(batch.support, batch.users, codes)
+    whole = learner.predict(state, codes)
+    monkeypatch.setattr(
+        "recsys_meta.algorithms.neural_process._LOGITS", 7 * 5 * 2 * 4
+    )  # 7 items of 30 at a time
+    torch.testing.assert_close(learner.predict(state, codes), whole)
+
+
 def test_another_head_is_refused(world: ToyWorld) -> None:
     with pytest.raises(ValueError, match="found head linear"):
         NeuralProcess(world.sizes, head="linear")
