@@ -116,7 +116,11 @@ class _MetaLoss(torch.autograd.Function):
     ) -> Tensor:
         start = Start(*tensors)
         value = start.base.new_zeros(1)
-        gradients = {f"_{name}": torch.zeros_like(tensor) for name, tensor in start._asdict().items()}
+        # Of the layout that the loop writes: the second layer comes as a view of its transpose.
+        gradients = {
+            f"_{name}": torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+            for name, tensor in start._asdict().items()
+        }
         _run(
             compiled,
             start,

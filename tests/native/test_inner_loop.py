@@ -88,9 +88,11 @@ def test_meta_loss_and_meta_gradient_are_those_of_the_plain_path(
         assert (gradients[name] - gradient).norm() <= tolerance * gradient.norm().clamp(min=1e-3), name
 
 
+@pytest.mark.parametrize("hidden", [(20, 12), (32, 16)], ids=["padded", "as wide as vectors"])
 @pytest.mark.parametrize("num_steps", [1, 3])
-def test_the_meta_gradient_is_that_of_finite_differences(num_steps: int) -> None:
-    made, batch = learner(MAML, torch.float64, num_steps=num_steps), episodes(torch.float64)
+def test_the_meta_gradient_is_that_of_finite_differences(num_steps: int, hidden: tuple[int, int]) -> None:
+    made = learner(MAML, torch.float64, num_steps=num_steps, hidden=hidden)
+    batch = episodes(torch.float64)
     _, gradients = meta_gradient(made, batch)
     chance = torch.Generator().manual_seed(0)
     for name, parameter in made.named_parameters():
