@@ -11,6 +11,9 @@ A linear head has one layer only; with it ANIL is MAML.
 
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
+from recsys_meta.algorithms.base import Learner, TaskState
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.models.heads import MLPHead, Weights
 from recsys_meta.tensors import Examples, Features, ItemCodes, Sizes
@@ -43,3 +46,8 @@ class ANIL(MAML):
     def theta(self, support: Examples, users: Features, items: ItemCodes) -> Weights:
         """The shared layers as they are: the first one stays, so there is nothing to span."""
         return self.head.start(users)
+
+    def user_vectors(self, state: TaskState) -> Tensor:
+        """[T, P]: what differs between users, which are the adapted weights and what is known of the user."""
+        own = {name: state[name] for name in ("user", *self.adapted_weights())}
+        return Learner.user_vectors(self, own)

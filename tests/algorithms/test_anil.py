@@ -27,6 +27,17 @@ def test_only_the_last_layer_moves(world: ToyWorld) -> None:
     prior, state = (how(batch.support, batch.users, codes) for how in (learner.prior, learner.adapt))
     moved = {name for name, weight in state.items() if not torch.equal(weight, prior[name])}
     assert moved == {"weight_2", "bias_2"}
+    vectors = learner.user_vectors(state)
+    assert vectors.shape == (5, 3 + 3 + 1)  # user code, last weights, last bias
+    assert (vectors != learner.user_vectors(prior)).any(0).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 @torch.no_grad()
