@@ -1,5 +1,6 @@
 """What evaluations found, as rows of one DuckDB file in the workspace: readable by whoever keeps figures over time."""
 
+import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from importlib import resources
@@ -8,6 +9,8 @@ from string import Template
 
 import duckdb
 import polars as pl
+
+from recsys_meta.store.atomic import replace_file_atomically
 
 EVALUATIONS_FILE = "evaluations.duckdb"
 EVALUATION_TABLES = (
@@ -26,23 +29,29 @@ class _Statement(Template):
 
 
 def write_evaluation(file: Path, evaluation_id: str, tables: Mapping[str, pl.DataFrame]) -> None:
-    """Writes the rows of one evaluation in one transaction; rows under the same id are replaced.
+    """Writes the rows of one evaluation; rows under the same id are replaced. For the holder of the workspace's lock.
 
-    tables: named as in EVALUATION_TABLES, with the columns of evaluations.sql but for the id.
-    Raises ValueError for a table of another name, and duckdb.Error where columns do not fit or another process has the file open.
+    tables: named as in EVALUATION_TABLES, with the columns of evaluations.sql but for the id. The file is replaced by a new
+    one, so that whoever reads it neither waits nor stands in the way.
+    Raises ValueError for a table of another name, and duckdb.Error where columns do not fit, with the file untouched.
     """
     strange = sorted(set(tables) - set(EVALUATION_TABLES))
     if strange:
         raise ValueError(f"found the tables {strange}; expected some of {list(EVALUATION_TABLES)}")
-    with closing(duckdb.connect(str(file))) as connection:
-        connection.begin()
-        connection.execute(_sql("evaluations"))
-        for name, rows in tables.items():
-            connection.execute(_sql("delete_evaluation_rows", table=name), {"evaluation_id": evaluation_id})
-            connection.register("evaluation_rows", rows.to_arrow())
-            connection.execute(_sql("insert_evaluation_rows", table=name), {"evaluation_id": evaluation_id})
-            connection.unregister("evaluation_rows")
-        connection.commit()
+    with replace_file_atomically(file) as temporary:
+        if file.exists():
+            shutil.copyfile(file, temporary)
+        with closing(duckdb.connect(str(temporary))) as connection:
+            connection.execute(_sql("evaluations"))
+            for name, rows in tables.items():
+                connection.execute(
+                    _sql("delete_evaluation_rows", table=name), {"evaluation_id": evaluation_id}
+                )
+                connection.register("evaluation_rows", rows.to_arrow())
+                connection.execute(
+                    _sql("insert_evaluation_rows", table=name), {"evaluation_id": evaluation_id}
+                )
+                connection.unregister("evaluation_rows")
 
 
 def _sql(name: str, **values: str) -> str:

@@ -45,6 +45,17 @@ def test_rows_that_do_not_fit_leave_everything_as_it_was(tmp_path: Path) -> None
     with pytest.raises(duckdb.Error, match="surprise"):
         write_evaluation(file, "one", {"evaluation_summary": summary(0.7).with_columns(surprise=1)})
     assert rows(file) == [("one", "A", 0.5)]
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluations.duckdb"]
+
+
+def test_who_reads_the_file_neither_waits_nor_stands_in_the_way(tmp_path: Path) -> None:
+    file = tmp_path / "evaluations.duckdb"
+    write_evaluation(file, "one", {"evaluation_summary": summary(0.5, ("A",))})
+    with duckdb.connect(str(file), read_only=True) as reader:
+        write_evaluation(file, "one", {"evaluation_summary": summary(0.7, ("A",))})
+        assert reader.sql("SELECT mean FROM evaluation_summary").fetchall() == [(0.5,)]
+    assert rows(file) == [("one", "A", 0.7)]
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluations.duckdb"]
 
 
 def test_a_table_of_another_name_is_refused(tmp_path: Path) -> None:
