@@ -307,7 +307,9 @@ class TrainingSettings(Settings):
 class AdaptationSettings(Settings):
     """How users are streamed; all but ``newest`` change memory and speed only."""
 
-    batch_size: PositiveInt = Field(default=256, description="users adapted at once")
+    batch_size: PositiveInt | None = Field(
+        default=None, description="users adapted at once; none: by the size of the catalogue"
+    )
     tile_size: PositiveInt = Field(default=4096, description="items scored at once")
     workers: PositiveInt | None = Field(
         default=None, description="threads that share the users among them on a CPU; none: one a core"

@@ -183,6 +183,7 @@ class ItemCodes(NamedTuple):
 
     def take(self, rows: Tensor | slice) -> "ItemCodes":
         """The codes of these rows, in this order."""
+
         def some(field: Tensor) -> Tensor:
             return field[rows] if isinstance(rows, slice) else field.index_select(0, rows)
 

@@ -41,6 +41,9 @@ _FROM_ADAPTED, _FROM_PRIOR, _FROM_POPULARITY = (SOURCES.index(name) for name in 
 _USERS_TOGETHER = 4096
 
 
+# Scores that a batch makes of a tile where the batch is not given: they stay in the caches.
+_SCORES_TOGETHER = 2**20
+
 # Users adapted at a time on a CPU. Of an MLP's inner loop, 64 take two thirds of the time per user that 256 take.
 _ADAPTED_TOGETHER = 64
 
@@ -71,7 +74,7 @@ def recommend(
     rows: Tensor,
     consumed: Histories | None,
     top_k: int,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     tile_size: int = 4096,
     newest: int | None = None,
     prepare: Callable[[Examples, Tensor], Examples] | None = None,
@@ -95,6 +98,8 @@ def recommend(
         rows: [R] int64: whom to recommend to.
         consumed: what not to recommend again, of all users (often ``histories``); None: nothing.
         top_k: k; fewer where fewer candidates are left.
+        batch_size: users; None: as many as make a million scores of a tile, 64 at least and 2,048 at most.
+        tile_size: items.
         newest: adapt on so many of the newest interactions at most; None: on all.
         prepare: turns the support set of these rows into what the learner adapts on (adds sampled negatives).
         vectors: whether to give a vector per user.
@@ -120,12 +125,13 @@ def recommend(
     catalogue = catalogue.to(device)
     codes = learner.encode(catalogue)
     shop = _Shop.of(codes, catalogue, tile_size=tile_size, top_k=top_k, seed=seed, prefilter=prefilter)
+    if batch_size is None:
+        batch_size = min(max(_SCORES_TOGETHER // max(min(len(shop.rows), tile_size), 1), 64), 2048)
     lengths = histories.lengths[rows]
     if newest is not None:
         lengths = lengths.clamp(max=newest)
     order = lengths.argsort(descending=True, stable=True)  # longest first: what breaks breaks at once
     rows = rows[order]
-    # Once for all: picking lists takes time by the number of all users, not of those picked.
     all_taken = None if consumed is None else Ragged(consumed.items, consumed.offsets).take(rows)
 
     def answered(start: int, stop: int) -> Recommended:

@@ -68,6 +68,7 @@ class Scorer(Learner):
         super().__init__(sizes)
         self.loss: LossName = loss
         self.tempering = tempering
+        self._last_shelf: tuple[ItemCodes, Shelf] | None = None
         self.whole_catalogue = loss == "softmax"
         self.negatives = num_negatives if loss in PAIRED_LOSSES else 0
         combination: Combination = "sum" if head == "linear" else "concatenation"
@@ -174,7 +175,18 @@ class Scorer(Learner):
         return task_loss(self.loss, scored, self.pool_of(state, examples, shelf, marked))
 
     def shelf(self, items: ItemCodes) -> Shelf:
-        """The items as the inner loop sees them."""
+        """The items as the inner loop sees them. Without gradient the last one is kept: a night adapts batch after batch to
+        the same codes.
+        """
+        if torch.is_grad_enabled():
+            return self.new_shelf(items)
+        known = self._last_shelf
+        if known is None or known[0] is not items:
+            known = self._last_shelf = items, self.new_shelf(items)
+        return known[1]
+
+    def new_shelf(self, items: ItemCodes) -> Shelf:
+        """The same, put together anew."""
         popularity = torch.zeros_like(items.bias) if items.log_popularity is None else items.log_popularity
         items = items._replace(log_popularity=None)
         pool = items.take(items.eligible.nonzero().squeeze(1)) if self.whole_catalogue else None
