@@ -164,7 +164,12 @@ def test_every_config_that_ships_is_a_config(repository):
                 configs
             )
             continue
-        loaded = load(EvaluateSettings if config.name.startswith("evaluate") else NightSettings, [config])
+        if config.name.startswith("family"):  # given after the evaluation that its name ends on
+            evaluation = config.with_name(config.name.replace("family", "evaluate-ml1m"))
+            loaded = load(EvaluateSettings, [evaluation, config])
+            assert evaluation.name in config.read_text()
+        else:
+            loaded = load(EvaluateSettings if config.name.startswith("evaluate") else NightSettings, [config])
         check_classes(loaded)
         data = loaded.settings.interactions.path
         assert data.is_relative_to(repository / "data") or "datasets" in data.parts
