@@ -78,10 +78,10 @@ class LadderedMAML(MAML):
         super().__init__(
             sizes, loss=loss, dim=dim, dropout=dropout, num_steps=num_steps, item_ids=item_ids, **settings
         )
-        self.item_ids = item_ids
+        self.vocabulary = sizes.item.ids if item_ids else 1
         self.prior_decay = prior_decay
         self.vector_decay = vector_decay
-        self.cooccurrence = Cooccurrence(sizes.item.ids, largest=largest, neighbours=neighbours)
+        self.cooccurrence = Cooccurrence(self.vocabulary, largest=largest, neighbours=neighbours)
         self.bias_curve = ShotCurve(1.0)
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
@@ -98,8 +98,13 @@ class LadderedMAML(MAML):
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """The same counts, of more users."""
         # Counts of all time would tell what the moments of training could not know, where items rise and fall within hours.
-        if self.item_ids:
+        if self.vocabulary > 1:
             self.cooccurrence.fit(histories, catalogue)
+
+    def encode(self, catalogue: Catalogue) -> ItemCodes:
+        """As of MAML; without ids every item is the unknown one."""
+        codes = super().encode(catalogue)
+        return codes if self.vocabulary > 1 else codes._replace(ids=torch.zeros_like(codes.ids))
 
     def ladder(self, support: Examples, items: ItemCodes, own: Tensor | None = None) -> TaskState:
         """{"affinity": [T, ids], what the cosines add to the score of every item of the vocabulary; "trust": [T, 1],
@@ -124,7 +129,7 @@ class LadderedMAML(MAML):
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """Mean over tasks of the query loss after adaptation, each user's own choices taken out of the counts; a scalar."""
         items = self.encode(episodes.catalogue)
-        own = items.bias.new_zeros(len(episodes.users.ids), self.sizes.item.ids)
+        own = items.bias.new_zeros(len(episodes.users.ids), self.vocabulary)
         for examples in (episodes.support, episodes.query):
             chosen = (examples.mask & (examples.targets > 0)).to(own.dtype)
             own = own.scatter_reduce(1, items.ids[examples.items], chosen, "amax")

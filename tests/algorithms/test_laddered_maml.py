@@ -81,3 +81,12 @@ def test_the_loss_is_that_of_the_scores_that_are_served() -> None:
     scores = learner.predict(state, codes).scatter(1, batch.support.items, -torch.inf)
     expected = -scores.log_softmax(1).gather(1, batch.query.items).mean(1)
     torch.testing.assert_close(learner.task_loss(state, batch.query, codes, batch.support), expected)
+
+
+def test_without_ids_the_state_holds_nothing_of_the_vocabulary() -> None:
+    learner = LadderedMAML(WORLD.sizes, dim=8, item_ids=False).eval()
+    learner.fit_statistics(EVENTS, WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=10, seed=0)
+    state = learner.adapt(batch.support, batch.users, learner.encode(WORLD.catalogue))
+    assert state["affinity"].shape == (4, 1)
+    assert not state["affinity"].any()
