@@ -37,6 +37,11 @@ def construct(settings: ClassSettings, sizes: Sizes) -> Learner:
         raise ConfigError([f"{settings.class_path}: {error}"]) from error
 
 
+def takes(settings: ClassSettings, argument: str) -> bool:
+    """Whether the class has an argument of this name. Raises LookupError where there is no such class."""
+    return argument in _parameters(_named(settings.class_path))
+
+
 def check_classes(loaded: Loaded[S]) -> None:
     """Checks every class that the settings name.
 

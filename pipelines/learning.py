@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import polars as pl
 import torch
 
+from pipelines.construction import takes
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.settings import LearnerSettings, Story
@@ -34,6 +35,8 @@ from recsys_meta.training.building import build
 from recsys_meta.training.bundle import Bundle, load_bundle, save_bundle
 
 log = logging.getLogger(__name__)
+
+_LARGEST_SOFTMAX = 50_000  # items; beyond, a step over all of them costs more than it teaches
 
 _MICROSECOND = timedelta(microseconds=1)
 _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
@@ -85,6 +88,7 @@ def fit_or_reuse(
             f"none of the {len(training_users)} users to train on has an event to learn from: lower cold.below, or widen"
             " the interactions"
         )
+    choice = with_loss(choice, events, len(inputs.item_ids))
     recipe = recipe_of(story, choice)
     data = store.fingerprint(
         [table_digest(table).hex() for table in (events, inputs.items, inputs.users) if table is not None]
@@ -172,6 +176,18 @@ def fit_or_reuse(
     )
     # Read back rather than handed over: what is scored with is what is kept.
     return Model(load_bundle(folder / "bundle"), version, reused=False)
+
+
+def with_loss(choice: LearnerSettings, events: pl.DataFrame, num_items: int) -> LearnerSettings:
+    """The choice with the loss that suits the data, where it names none: values that differ are predicted, events ranked
+    among all items, or among sampled ones where all are too many.
+    """
+    if "loss" in choice.init_args or not takes(choice, "loss"):
+        return choice
+    loss = "squared" if events[VALUE].n_unique() > 1 else "softmax"
+    if loss == "softmax" and num_items > _LARGEST_SOFTMAX:
+        loss = "sampled_softmax"
+    return choice.model_copy(update={"init_args": {**choice.init_args, "loss": loss}})
 
 
 def refuse_constant_values(learner: Learner, events: pl.DataFrame) -> None:

@@ -120,7 +120,8 @@ class ClassSettings(Settings):
 
     class_path: str = Field(description="dotted path of the class, e.g. recsys_meta.algorithms.maml.MAML")
     init_args: Arguments = Field(
-        default={}, description="arguments of the class, checked against its signature"
+        default={},
+        description="arguments of the class, checked against its signature; without loss, the values of the events say it",
     )
 
 
@@ -128,7 +129,7 @@ class LearnerSettings(ClassSettings):
     """The learner of a night."""
 
     class_path: str = Field(
-        default="recsys_meta.algorithms.maml.MAML", description="dotted path of the learner's class"
+        default="recsys_meta.algorithms.laddered.Laddered", description="dotted path of the learner's class"
     )
 
 

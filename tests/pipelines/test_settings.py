@@ -104,7 +104,7 @@ def test_ten_lines_suffice():
     night = NightSettings(**NIGHT)
     assert night.run_date is None
     assert (night.score, night.cold.below, night.top_k, night.publish.keep) == ("cold", 11, 20, 7)
-    assert night.learner.class_path == "recsys_meta.algorithms.maml.MAML"
+    assert night.learner.class_path == "recsys_meta.algorithms.laddered.Laddered"
 
 
 def test_every_setting_says_what_it_does():
