@@ -162,8 +162,8 @@ def test_an_interrupt_is_no_failure(config, monkeypatch, capsys):
         (["nightly", "--config", "CONFIG", "--top_k", "--seed", "1"], ["--top_k needs a value"]),
         (["nightly", "--config", "CONFIG", "now"], ["'now' is not understood"]),
         (
-            ["nightly", "--config", "CONFIG", "--learner.init_args.dimm", "5"],
-            ["init_args.dimm", "did you mean dim?"],
+            ["nightly", "--config", "CONFIG", "--learner.init_args.losss", "5"],
+            ["init_args.dimm", "did you mean loss?"],
         ),
         (["nightly", "--config", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
         (["nightly", "--config"], ["argument --config: expected one argument"]),

@@ -55,6 +55,7 @@ class LadderedMAML(MAML):
         {"loss": "softmax", "dim": 8},
         {"loss": "softmax", "dim": 8, "largest": 0, "neighbours": 10},
         {"loss": "sampled_softmax", "dim": 8},
+        {"loss": "softmax", "dim": 8, "item_ids": False},
     )
 
     def __init__(
@@ -86,6 +87,10 @@ class LadderedMAML(MAML):
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
+        if self.vocabulary == 1:
+            self.log_kappa.requires_grad_(False)
+            for curve in (self.bias_curve, self.linear_curve, self.log_curve):
+                curve.requires_grad_(False)
         if isinstance(self.head, LinearHead):  # noise would only hide what the ladder knows
             for weight in self.head.parameters():
                 nn.init.zeros_(weight)
@@ -116,7 +121,9 @@ class LadderedMAML(MAML):
         shots = liked.sum(1)
         linear, log = self.linear_curve(shots).unsqueeze(1), self.log_curve(shots).unsqueeze(1)
         affinity = linear * cosines + log * torch.log1p(self.log_kappa.exp() * cosines)
-        return {"affinity": affinity, "trust": self.bias_curve(shots).unsqueeze(1) - 1}
+        # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
+        trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
+        return {"affinity": affinity, "trust": trust.unsqueeze(1)}
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """The head's weights after K steps, and what ``ladder`` gives."""

@@ -90,3 +90,4 @@ def test_without_ids_the_state_holds_nothing_of_the_vocabulary() -> None:
     state = learner.adapt(batch.support, batch.users, learner.encode(WORLD.catalogue))
     assert state["affinity"].shape == (4, 1)
     assert not state["affinity"].any()
+    assert not state["trust"].any()
