@@ -163,7 +163,7 @@ def test_an_interrupt_is_no_failure(config, monkeypatch, capsys):
         (["nightly", "--config", "CONFIG", "now"], ["'now' is not understood"]),
         (
             ["nightly", "--config", "CONFIG", "--learner.init_args.losss", "5"],
-            ["init_args.dimm", "did you mean loss?"],
+            ["init_args.losss", "did you mean loss?"],
         ),
         (["nightly", "--config", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
         (["nightly", "--config"], ["argument --config: expected one argument"]),
