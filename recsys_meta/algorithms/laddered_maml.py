@@ -55,7 +55,6 @@ class LadderedMAML(MAML):
         {"loss": "softmax", "dim": 8},
         {"loss": "softmax", "dim": 8, "largest": 0, "neighbours": 10},
         {"loss": "sampled_softmax", "dim": 8},
-        {"loss": "softmax", "dim": 8, "item_ids": False},
     )
 
     def __init__(
