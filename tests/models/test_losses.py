@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from recsys_meta.models.losses import LossName, Pool, Scored, masked_mean, score_gradient, task_loss
+from recsys_meta.models.losses import (
+    LossName,
+    Pool,
+    Scored,
+    masked_mean,
+    pool_chances,
+    score_gradient,
+    task_loss,
+)
 
 SCORES = torch.tensor([0.5, -1.0, 2.0, 9.0])
 MASK = torch.tensor([True, True, True, False])
@@ -113,3 +121,17 @@ def test_the_written_out_derivative_is_that_of_autograd(name) -> None:
     torch.testing.assert_close(
         torch.zeros_like(pool_scores) if found.pool is None else found.pool, expected[1]
     )
+
+
+def test_chances_and_normalizer_are_the_same_with_and_without_gradient() -> None:
+    scores = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 20
+    excluded = torch.zeros(3, 50, dtype=torch.bool)
+    excluded[1, ::2] = True
+    excluded[2] = True  # nothing is left to choose
+    pool = Pool(scores, torch.ones(3, 1, dtype=torch.bool), excluded)
+    chances, normalizer = pool_chances(pool)
+    with torch.no_grad():
+        quick_chances, quick = pool_chances(pool)
+    assert torch.equal(quick_chances[:2], chances[:2])
+    assert torch.allclose(quick[:2], normalizer[:2], rtol=1e-6)
+    assert quick[2] == normalizer[2] == -torch.inf
