@@ -19,7 +19,7 @@ from statistics import linear_regression
 from threading import Lock
 from typing import ParamSpec, TypeVar
 
-from pipelines.starting import importing
+from pipelines.starting import importing, share_one_heap
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,6 +85,7 @@ def write_night(folder: Path, users: int, *, items: int = 500, each: int = 5, wa
 
 def night(folder: Path) -> None:
     """One night on what ``write_night`` has written. Prints its seconds and its memory (MiB) as one JSON line."""
+    share_one_heap()
     with importing():
         import torch
 

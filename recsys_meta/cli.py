@@ -74,8 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipelines.starting import importing
+    from pipelines.starting import importing, share_one_heap
 
+    share_one_heap()
     with importing():
         from pipelines import settings
         from pipelines.loading import as_yaml, load
