@@ -1,7 +1,7 @@
 """Builds the C kernels on first use, keeps them in the user's cache, and calls them with tensors.
 
-Where there is no compiler, or what it built does not answer as torch does, ``kernels()`` is None and the callers take their
-plain path: slower, the same lists. Measured gains stand in docs/benchmarks.md ("The engine").
+Where there is no compiler, or the scorer that it built does not answer as torch does, ``kernels()`` is None and the callers
+take their plain path: slower, the same lists. Measured gains stand in docs/benchmarks.md ("The engine").
 """
 
 import ctypes

@@ -24,7 +24,7 @@ def refusal(source: Source, columns: tuple[str, ...] = COLUMNS, ids: tuple[str, 
     return str(caught.value)
 
 
-def same_events(source: Source) -> None:
+def assert_same_events(source: Source) -> None:
     rows = read(source, COLUMNS, IDS)
     found = rows.table.select(
         pl.col("user"), pl.col("item").cast(pl.Int64), pl.col("rating").cast(pl.Float64)
@@ -39,19 +39,19 @@ def test_every_separator_is_read(tmp_path: Path, separator: str, packed: bool) -
     text = "\n".join(separator.join(map(str, row)) for row in [EVENTS.columns, *EVENTS.rows()]) + "\n"
     file = tmp_path / ("events.csv.gz" if packed else "events.csv")
     file.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    same_events(Source(file, separator=separator))
+    assert_same_events(Source(file, separator=separator))
 
 
 def test_the_separator_follows_the_suffix(tmp_path: Path) -> None:
     for suffix, separator in ((".csv", ","), (".tsv", "\t"), (".txt", "\t"), (".data", "\t"), (".dat", "::")):
         file = tmp_path / f"events{suffix}"
         file.write_text("\n".join(separator.join(map(str, row)) for row in [EVENTS.columns, *EVENTS.rows()]))
-        same_events(Source(file))
+        assert_same_events(Source(file))
 
 
 def test_parquet_is_read_from_a_file_a_folder_and_a_glob(tmp_path: Path) -> None:
     EVENTS.write_parquet(tmp_path / "all.parquet")
-    same_events(Source(tmp_path / "all.parquet"))
+    assert_same_events(Source(tmp_path / "all.parquet"))
     parts = tmp_path / "parts"
     parts.mkdir()
     EVENTS[:2].write_parquet(parts / "part-0.parquet")
@@ -77,9 +77,9 @@ def test_a_duckdb_table_and_a_query_are_read_and_the_file_is_left_alone(tmp_path
         connection.execute("CREATE SCHEMA s")
         connection.execute('CREATE VIEW s.v AS SELECT * FROM "a ""b"" c"')
     before = file.read_bytes()
-    same_events(Source(file, table='a "b" c'))
-    same_events(Source(file, table="s.v"))
-    same_events(Source(file, query='SELECT * FROM "a ""b"" c" ORDER BY item; '))
+    assert_same_events(Source(file, table='a "b" c'))
+    assert_same_events(Source(file, table="s.v"))
+    assert_same_events(Source(file, query='SELECT * FROM "a ""b"" c" ORDER BY item; '))
     assert "did you mean 'a \"b\" c'?" in refusal(Source(file, table='a "b" d'))
     assert "was not found" in refusal(Source(file, table='v"; DROP TABLE x; --'))
     assert str(file) in refusal(Source(file, query='DELETE FROM "a ""b"" c" RETURNING *'))
@@ -174,8 +174,8 @@ def test_files_of_several_types_in_a_folder_are_refused(tmp_path: Path) -> None:
     EVENTS.write_parquet(tmp_path / "x.parquet")
     EVENTS.write_csv(tmp_path / "y.csv")
     assert "files of different types (.csv, .parquet)" in refusal(Source(tmp_path))
-    same_events(Source(tmp_path, format="parquet"))
-    same_events(Source(tmp_path / "*.csv"))
+    assert_same_events(Source(tmp_path, format="parquet"))
+    assert_same_events(Source(tmp_path / "*.csv"))
 
 
 def test_where_selects_alike_in_text_and_parquet_and_rows_keep_their_numbers(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_member_of_an_archive_is_read_without_unpacking_and_a_bomb_is_refused(
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../../escaped/x.csv", EVENTS.write_csv())
         archive.writestr("bomb.csv", "user,item,rating\n" + "1,2,3\n" * 100_000)
-    same_events(Source(file, member="../../escaped/x.csv"))
+    assert_same_events(Source(file, member="../../escaped/x.csv"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
     assert not (tmp_path.parent.parent / "escaped").exists()
     assert "the member 'y.csv' was not found" in refusal(Source(file, member="y.csv"))
