@@ -150,6 +150,7 @@ def fit_or_reuse(
             seed=story.seed,
             accelerator=story.training.accelerator,
             fingerprint=version,
+            save_every=story.training.checkpoint_every.total_seconds(),
         )
         metrics = {
             "validation_loss": report.best_validation_loss,
@@ -204,7 +205,9 @@ def refuse_constant_values(learner: Learner, events: pl.DataFrame) -> None:
 
 def recipe_of(story: Story, choice: LearnerSettings) -> str:
     """The fingerprint of everything but the data that the weights depend on."""
-    training = story.training.model_dump(mode="json", exclude={"reuse_for_days", "accelerator"})
+    training = story.training.model_dump(
+        mode="json", exclude={"reuse_for_days", "checkpoint_every", "accelerator"}
+    )
     features = [[list(feature) for feature in declared(table)] for table in (story.users, story.items)]
     windows = story.model_dump(mode="json", include={"seed", "popularity_window", "item_windows"})
     who_and_what = [story.cold.below, str(story.candidates.seen_within)]  # episodes around moments read these

@@ -302,6 +302,10 @@ class TrainingSettings(Settings):
     reuse_for_days: NonNegativeInt = Field(
         default=0, description="how old a bundle may be that is used again; 0: train anew"
     )
+    checkpoint_every: Duration = Field(
+        default=timedelta(minutes=1),
+        description="between two checkpoints within an epoch; each epoch ends with one",
+    )
     accelerator: str = Field(default="auto", description="auto, cpu, gpu or mps, as Lightning names them")
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,23 +93,37 @@ class SealedCheckpoints(CheckpointIO):
 
 
 class Keeper(Callback):
-    """Keeps the best weights, ends the fit when validation stops improving, saves at the end of each epoch.
+    """Keeps the best weights, ends the fit when validation stops improving, saves at the end of each epoch and within it.
 
-    All of it is inside the one checkpoint, so that no kill can leave parts of different epochs.
+    All of it is inside the one checkpoint, so that no kill can leave parts of different moments. A checkpoint within an
+    epoch is taken after a whole step: weights, optimizer and schedule after it, random numbers as the next one will find
+    them. Which steps it is taken after depends on the clock, what a fit comes to does not.
 
     Args:
         folder: where the checkpoints go.
         fingerprint: names the fit; a checkpoint of another fit is not resumed from.
         max_epochs: the epochs wanted.
         patience: epochs without improvement after which the fit ends; None never ends it early.
+        save_every: seconds after a checkpoint before the next is taken within an epoch.
     """
 
-    def __init__(self, folder: Path, *, fingerprint: str, max_epochs: int, patience: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fingerprint: str,
+        max_epochs: int,
+        patience: int | None,
+        save_every: float = math.inf,
+    ) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
         self.max_epochs = max_epochs
         self.patience = patience
+        self.save_every = save_every
+        self.saved_at = time.monotonic()
         self.epochs = 0
+        self.steps = 0
         self.best_epoch = 0
         self.best_loss = math.inf
         self.best_prior_loss = math.inf
@@ -126,6 +141,7 @@ class Keeper(Callback):
         names = (
             "fingerprint",
             "epochs",
+            "steps",
             "best_epoch",
             "best_loss",
             "best_prior_loss",
@@ -162,6 +178,17 @@ class Keeper(Callback):
         if trainer.sanity_checking:
             self._judge(trainer, pl_module, epoch=0)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where it is time to; after the last step of an epoch comes the judgement first."""
+        self.steps = trainer.global_step
+        if (
+            batch_idx + 1 < trainer.num_training_batches
+            and time.monotonic() - self.saved_at >= self.save_every
+        ):
+            self._save(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judges the epoch, saves, and ends the fit where it is time.
 
@@ -181,7 +208,11 @@ class Keeper(Callback):
             self.patience is not None and stale >= self.patience
         )
         trainer.should_stop = self.finished
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST, weights_only=False)
+        self.saved_at = time.monotonic()
 
     def _judge(self, trainer: Trainer, module: LightningModule, *, epoch: int) -> None:
         assert isinstance(module, MetaLearning)

@@ -1,6 +1,7 @@
 """Episodes for the trainer: batches drawn in a background thread while the current one is computed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -43,7 +44,7 @@ class Episodes(LightningDataModule):
 
     Args:
         sampler: asked for ``epoch(number)`` with the number of the trainer's epoch, so that a resumed fit sees what an
-            undisturbed one would have seen.
+            undisturbed one would have seen; what that one had seen of the epoch is drawn again and passed over.
         validation: episodes of held-out users; may be empty.
         ahead: batches prepared ahead of the one in use.
     """
@@ -69,7 +70,8 @@ class Episodes(LightningDataModule):
         return batch.to(device)
 
     def _epoch(self) -> Iterator[EpisodeBatch]:
-        # A generator: the epoch number is read when the first batch is asked for, not when the trainer sets up.
+        # A generator: where the trainer stands is read when the first batch is asked for, not when the trainer sets up.
         assert self.trainer is not None
         number = self.trainer.current_epoch
-        yield from prefetched(lambda: self.sampler.epoch(number), ahead=self.ahead)
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        yield from prefetched(lambda: islice(self.sampler.epoch(number), done, None), ahead=self.ahead)

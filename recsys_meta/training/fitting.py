@@ -35,6 +35,7 @@ class FitReport(NamedTuple):
     prior_validation_loss: float | None  # of the same weights, before adaptation
     seconds: float  # of this call
     resumed_from: int | None  # epochs that an interrupted fit had done
+    resumed_step: int | None  # and its steps, those of the epoch that it was in the middle of included
     skipped_steps: int  # left out because the meta-loss or its gradient was not finite
 
 
@@ -56,6 +57,7 @@ def fit(
     resume: bool = True,
     fingerprint: str = "",
     progress_interval: float = 30.0,
+    save_every: float = 60.0,
 ) -> FitReport:
     """Fits the learner in place and leaves the best weights in it, on the CPU, in evaluation mode.
 
@@ -77,6 +79,7 @@ def fit(
             validation set and this state of the learner.
         fingerprint: names what the arguments do not show, such as the training data.
         progress_interval: seconds between two log lines where there is no terminal.
+        save_every: seconds after which a checkpoint is taken within an epoch, besides that at its end; math.inf: never.
 
     Raises:
         FitError: there are no training episodes, too many steps were not finite, or no validation loss was.
@@ -88,7 +91,7 @@ def fit(
         or not any(weight.requires_grad for weight in learner.parameters())
     ):
         learner.eval()
-        return FitReport(0, 0, None, None, time.monotonic() - started, None, 0)
+        return FitReport(0, 0, None, None, time.monotonic() - started, None, None, 0)
 
     if not len(sampler):
         raise FitError("there are no training episodes")
@@ -108,6 +111,7 @@ def fit(
         fingerprint=_fingerprint(learner, validation, (fingerprint, *settings)),
         max_epochs=max_epochs,
         patience=patience,
+        save_every=save_every,
     )
     checkpoint = keeper.resumable() if resume else None
     resumed_from = keeper.epochs if checkpoint else None
@@ -120,9 +124,12 @@ def fit(
         average=average,
         seed=seed,
     )
+    resumed_step = None if checkpoint is None else keeper.steps
     if not keeper.finished:
         if resumed_from is not None:
-            log.info("fit: resumed after epoch %d of %d", resumed_from, max_epochs)
+            log.info(
+                "fit: resumed after step %d, epoch %d of %d done", keeper.steps, resumed_from, max_epochs
+            )
         learner.train()
         with _quiet(), _repeatable(accelerator):
             trainer = Trainer(
@@ -162,6 +169,7 @@ def fit(
         prior_validation_loss=keeper.best_prior_loss if judged else None,
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
+        resumed_step=resumed_step,
         skipped_steps=keeper.skipped_steps,
     )
     log.info("fit: %s", report)
@@ -199,6 +207,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # accelerator="cpu" on a machine with a GPU is a choice.
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            # Episodes goes on with the batch that the trainer is at.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
             # Lightning 2.6 under torch 2.13.
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
             yield

@@ -28,7 +28,7 @@ class MetaLearning(LightningModule):
         total_steps: batches of the whole fit.
         average: keep a moving average of the weights with this decay, below 1, and judge and publish that.
         seed: random numbers (dropout, latents) are drawn anew from (seed, epoch) in each epoch, so that an epoch is the
-            same whether the fit was interrupted before it or not.
+            same whether the fit was interrupted before it or not; within an epoch a checkpoint holds where they stand.
 
     A step whose meta-loss or meta-gradient is not finite is left out and counted in ``skipped_steps``.
     """
@@ -58,6 +58,7 @@ class MetaLearning(LightningModule):
         self.steps = 0
         self.skipped_steps = 0
         self._finite = True
+        self._random_states: list[Tensor] = []  # of a checkpoint, until the first step after it
 
     @property
     def judged(self) -> Learner:
@@ -68,6 +69,9 @@ class MetaLearning(LightningModule):
         """The meta-loss of a batch, a scalar."""
         if batch_idx == 0:
             torch.manual_seed(_mixed(self.seed, self.current_epoch))
+        elif self._random_states:
+            _set_random_states(self._random_states)
+        self._random_states = []
         loss = self.learner.meta_loss(episodes)
         self._finite = bool(loss.isfinite())
         if self._finite:
@@ -82,8 +86,13 @@ class MetaLearning(LightningModule):
             self.skipped_steps += 1
             optimizer.zero_grad(set_to_none=True)
 
-    def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
-        """Moves the average towards the weights; slower towards the young ones, so that the start is forgotten."""
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
+        """The step, and that of the average with it: a checkpoint may be taken as soon as this is done."""
+        super().optimizer_step(*arguments, **settings)
+        self.move_average()
+
+    def move_average(self) -> None:
+        """Towards the weights; slower towards the young ones, so that the start is forgotten."""
         if self.averaged is None or self.average is None:
             return
         decay = min(self.average, (1 + self.steps) / (10 + self.steps))
@@ -123,12 +132,26 @@ class MetaLearning(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The counts survive an interruption."""
+        """The counts and the random numbers survive an interruption."""
         checkpoint["step_counts"] = [self.steps, self.skipped_steps]
+        checkpoint["random_states"] = _get_random_states(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The counts of the interrupted fit."""
+        """The counts and the random numbers of the interrupted fit."""
         self.steps, self.skipped_steps = checkpoint["step_counts"]
+        self._random_states = checkpoint["random_states"]
+
+
+def _get_random_states(device: torch.device) -> list[Tensor]:
+    """Of the CPU, and of the GPU where the fit is on one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_states(states: list[Tensor]) -> None:
+    """As they were; on a CPU what a GPU drew cannot be gone on with."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1])
 
 
 def _tasks(episodes: EpisodeBatch) -> int:

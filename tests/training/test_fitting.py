@@ -1,7 +1,10 @@
 """Tests of a fit from start to finish: repeatable, resumable, stopped in time."""
 
 import csv
+import importlib.util
+import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -13,11 +16,12 @@ from typing import Any
 
 import pytest
 import torch
+from file_changes import ENVIRONMENT
 from torch import Tensor
 
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.tensors import EpisodeBatch, FeatureSizes, Sizes
-from recsys_meta.training.checkpoints import LAST, PREVIOUS, FitError
+from recsys_meta.training.checkpoints import LAST, PREVIOUS, FitError, read_sealed
 from recsys_meta.training.fitting import FitReport, fit
 
 Weights = dict[str, Tensor]
@@ -116,6 +120,34 @@ def test_an_interrupted_fit_ends_in_the_weights_of_an_undisturbed_one(
     assert equal(undisturbed, resumed)
     assert second.resumed_from == (epoch or None)
     assert first[:4] == second[:4]
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (0, 3), (1, 1), (2, 2), (3, 3)])
+@pytest.mark.parametrize("settings", [{}, {"average": 0.9, "schedule": "constant"}])
+def test_a_fit_interrupted_within_an_epoch_goes_on_with_the_step_it_was_at(
+    tiny: SimpleNamespace, tmp_path: Path, epoch: int, batch: int, settings: dict[str, Any]
+) -> None:
+    undisturbed, first = fitted(tiny, tmp_path / "a", **settings)
+    with pytest.raises(Interrupted):
+        fitted(tiny, tmp_path / "b", sampler=interrupting(tiny, epoch, batch), save_every=0.0, **settings)
+    sampler = tiny.Sampler()
+    resumed, second = fitted(tiny, tmp_path / "b", sampler=sampler, save_every=0.0, **settings)
+    # Batches are drawn ahead of the step: the one that was never drawn may have ended the fit a step or two earlier.
+    assert second.resumed_step is not None
+    assert 4 * epoch + batch - 3 <= second.resumed_step <= 4 * epoch + batch
+    assert sampler.drawn == list(range(second.resumed_step // 4, 4))
+    assert equal(undisturbed, resumed)
+    assert first[:4] == second[:4]
+    assert same(read_sealed(tmp_path / "a" / LAST), read_sealed(tmp_path / "b" / LAST))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two checkpoints hold the same: weights, moments of the optimizer, schedule, counts, random numbers, the best."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
 
 
 def test_a_fit_that_is_done_is_not_done_again(tiny: SimpleNamespace, tmp_path: Path) -> None:
@@ -386,3 +418,24 @@ def test_a_fit_killed_at_any_moment_of_saving_ends_in_the_weights_of_an_undistur
         resumed, report = fitted(tiny, tmp_path / str(moment), max_epochs=3)
         assert report.resumed_from == epochs
         assert equal(undisturbed, resumed)
+
+
+def test_fits_killed_at_random_moments_until_they_are_done_end_in_the_very_state_of_an_undisturbed_one(
+    tmp_path: Path,
+) -> None:
+    spec = importlib.util.spec_from_file_location("killed_fit", Path(__file__).with_name("killed_fit.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    killed_fit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(killed_fit)
+    killed_fit.one_fit(killed_fit.tiny_world(), tmp_path / "undisturbed", math.inf)
+    undisturbed = read_sealed(tmp_path / "undisturbed" / LAST)
+    fits = 6
+    command = [sys.executable, killed_fit.__file__, str(tmp_path), str(fits)]
+    ran = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(found) == fits
+    assert sum(fit["kills"] for fit in found) >= 10
+    assert sum(fit["within"] for fit in found) >= 2
+    for number in range(fits):
+        assert same(undisturbed, read_sealed(tmp_path / str(number) / LAST))
