@@ -41,6 +41,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], type[BaseModel] | None], ...] =
     ("Moments", "`training.moments`", settings.MomentSettings, None),
     ("Adaptation", "`adaptation`", settings.AdaptationSettings, None),
     ("Publishing", "`publish`", settings.PublishSettings, None),
+    ("Gates", "`gates`", settings.GateSettings, None),
     ("Rating episodes", "`protocol` with `kind: rating`", settings.RatingProtocol, None),
     ("Ranking episodes", "`protocol` with `kind: ranking`", settings.RankingProtocol, None),
     ("Listed candidates", "`protocol` with `kind: listed`", settings.ListedProtocol, None),

@@ -110,6 +110,7 @@ def write_and_publish(workspace: store.Workspace, rows: int) -> None:
             counts={},
             metrics={},
             seconds={},
+            gates=[],
             expires_at=None,
         )
         timed(

@@ -56,6 +56,13 @@ class Model(NamedTuple):
         return dict(self.bundle.meta["metrics"])
 
 
+class Wanted(NamedTuple):
+    """What episodes hold besides what was chosen; of a learner its own settings say it."""
+
+    whole_catalogue: bool
+    negatives: int
+
+
 class Sampler(Protocol):
     """What draws episodes."""
 
@@ -246,7 +253,7 @@ def clock_of(
 
 def sampler_of(
     story: Story,
-    learner: Learner,
+    learner: Learner | Wanted,
     histories: Histories,
     users: Features,
     user_ids: pl.Series,

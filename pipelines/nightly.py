@@ -13,6 +13,18 @@ from typing import Any, NamedTuple
 import polars as pl
 import torch
 
+from pipelines.champion import CHALLENGER, CHAMPION, challenged, reigning
+from pipelines.gates import (
+    REFUSED,
+    Gate,
+    GatesRefused,
+    champion_gate,
+    drift_gates,
+    fallen_gate,
+    quarantine_gate,
+    rows_gate,
+    shown_before,
+)
 from pipelines.inputs import Inputs, moment_of, read_inputs, run_date_of, timed
 from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
 from pipelines.outcomes import NothingToDo
@@ -23,6 +35,7 @@ from recsys_meta.adaptation.frames import Frames, to_frames
 from recsys_meta.adaptation.recommend import REASONS, Recommended, recommend
 from recsys_meta.episodes import Negatives, rows_of, user_keys
 from recsys_meta.prefetch import prefetched
+from recsys_meta.store.shown import shown_in_parts
 from recsys_meta.tables import ITEM_ID, SOURCES, USER_ID
 from recsys_meta.tensors import Examples, Ragged
 
@@ -39,7 +52,7 @@ def nightly(night: NightSettings, fingerprint: str) -> Summary:
     with run.workspace.lock(run.run_id):
         inputs = run.read()
         who = decide_users(night, inputs)
-        model = run.fit(inputs, who)
+        model = run.promote(run.fit(inputs, who), inputs, who)
         run.adapt(inputs, who, model)
         published = run.publish(inputs, who, model)
     print(excerpt(run, inputs, who))
@@ -69,7 +82,7 @@ def adapt(night: NightSettings, fingerprint: str) -> Summary:
     with run.workspace.lock(run.run_id):
         inputs = run.read()
         who = decide_users(night, inputs)
-        model = run.fit(inputs, who)
+        model = run.promote(run.fit(inputs, who), inputs, who)
         run.adapt(inputs, who, model)
     return run.summary("adapted", inputs, who, model)
 
@@ -80,7 +93,7 @@ def publish(night: NightSettings, fingerprint: str) -> Summary:
     with run.workspace.lock(run.run_id):
         inputs = run.read()
         who = decide_users(night, inputs)
-        model = run.fit(inputs, who, train_anew=False)
+        model = run.promote(run.fit(inputs, who, train_anew=False), inputs, who)
         left = run.unfinished(inputs, who, model)
         if left:
             raise NothingToDo(
@@ -133,6 +146,8 @@ class Run:
         self.workspace = store.Workspace(night.workspace)
         self.seconds: dict[str, float] = {}
         self.moment: datetime | None = None  # None where time is unknown
+        self.gates: list[Gate] = []
+        self.aliases: dict[str, str] = {}  # names and the model versions that they stand for tonight
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -165,6 +180,33 @@ class Run:
                 run_date=self.run_date,
                 train_anew=train_anew,
             )
+
+    def promote(self, challenger: Model, inputs: Inputs, who: Who) -> Model:
+        """The model that scores the night: that of tonight, or the champion where that one is better beyond the gate."""
+        with self.step("promote"):
+            gates, champion = self.night.gates, reigning(self.workspace, self.run_id, self.run_date)
+            found = challenged(
+                self.night,
+                champion,
+                challenger,
+                inputs,
+                who.training,
+                moment=self.moment,
+                margin=gates.champion_margin,
+                max_users=gates.champion_users,
+                file=self.workspace.model(challenger.version) / "challenge.json",
+            )
+            log.info(
+                "%s %s: %s",
+                challenger.version,
+                "promoted" if found.promoted else "not promoted",
+                found.reason,
+            )
+            reigned = None if champion.model is None else champion.model.version
+            self.gates.append(champion_gate(found, reigned, challenger.version, gates.champion_margin))
+            model = challenger if found.promoted or champion.model is None else champion.model
+            self.aliases = {CHAMPION: model.version, CHALLENGER: challenger.version}
+            return model
 
     def fingerprint(self, inputs: Inputs, model: Model) -> str:
         """Of everything the rows depend on."""
@@ -258,7 +300,7 @@ class Run:
         """Builds, validates and puts in force."""
         with self.step("publish"):
             run = self.workspace.run(self.run_id)
-            self.refuse_a_fall_of_rows(run.scan("scores").select(pl.len()).collect().item())
+            self.pass_gates(run, inputs)
             finished_at = datetime.now(UTC)
             record = store.RunRecord(
                 run_id=self.run_id,
@@ -275,6 +317,7 @@ class Run:
                 counts=inputs.counts | counts_of(who),
                 metrics=model.metrics,
                 seconds=self.seconds,
+                gates=[gate.row() for gate in self.gates],
                 expires_at=finished_at + timedelta(days=self.night.publish.expires_after_days),
             )
             return store.publish(
@@ -288,26 +331,27 @@ class Run:
                 parquet=self.night.publish.parquet,
                 reasons_without_scores=(_NO_CANDIDATE,) if _NO_CANDIDATE else (),
                 cold_below=self.night.cold.below,
+                aliases=self.aliases,
             )
 
-    def refuse_a_fall_of_rows(self, rows: int) -> None:
-        """Raises PublishRefused where no rows were made, or far fewer than by the last other run of this workspace."""
-        if rows == 0:
-            raise store.PublishRefused(
-                self.run_id, {"rows, so no user has a candidate left (see candidates and interactions)": 0}
-            )
-        last = next((m for m in self.workspace.manifests() if m.record["run_id"] != self.run_id), None)
-        allowed = self.night.publish.max_row_drop
-        if last is not None and rows < (1 - allowed) * last.rows["scores"]:
-            raise store.PublishRefused(
-                self.run_id,
-                {
-                    f"rows missing against run {last.record['run_id']}, more than publish.max_row_drop {allowed:.0%}": last.rows[
-                        "scores"
-                    ]
-                    - rows
-                },
-            )
+    def pass_gates(self, run: store.RunFolder, inputs: Inputs) -> None:
+        """Measures everything that has a limit. Raises GatesRefused where one of the gates refuses."""
+        gates = self.night.gates
+        others = [m for m in self.workspace.manifests() if m.record["run_id"] != self.run_id]
+        now = shown_in_parts(run)
+        before = shown_before(self.workspace, others, self.config_fingerprint, now)
+        self.gates += [
+            quarantine_gate(inputs.counts, self.night.max_quarantined_share),
+            rows_gate(
+                len(now.scores),
+                [manifest.rows["scores"] for manifest in others[: gates.nights]],
+                self.night.publish.max_row_drop,
+            ),
+            fallen_gate(run.scan("user_status"), gates.max_fallen_share),
+            *drift_gates(now, before, gates.max_score_drift, gates.max_item_drift),
+        ]
+        if any(gate.verdict == REFUSED for gate in self.gates):
+            raise GatesRefused(self.run_id, self.gates)
 
     def summary(
         self,
@@ -329,6 +373,8 @@ class Run:
                 "scores_path": str(self.workspace.pointer),
                 "sha256": published.sha256,
             }
+        if self.gates:
+            summary |= {"gates": [gate.row() for gate in self.gates], "aliases": self.aliases}
         summary["quarantined"] = inputs.quarantine.height
         summary["metrics"] = {} if model is None else model.metrics
         summary["seconds"] = self.seconds | {"total": round(sum(self.seconds.values()), 3)}

@@ -111,7 +111,7 @@ class Settings(BaseModel):
 
     PLACE: ClassVar[frozenset[str]] = (
         frozenset()
-    )  # settings that say when and where a run is, not what it gives
+    )  # settings that say when and where a run is, and whether it may be published, not what it gives
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -344,7 +344,37 @@ class PublishSettings(Settings):
     )
     max_row_drop: Share = Field(
         default=0.3,
-        description="refuse to publish when the rows fall by more than this share against the last run",
+        description="refuse to publish when the rows fall by more than this share against the last nights (see gates.nights)",
+    )
+
+
+class GateSettings(Settings):
+    """What a night has to pass before it is published. Gates change no row: a night let through keeps its name."""
+
+    champion_margin: Annotated[FiniteFloat, Field(ge=0.0)] | None = Field(
+        default=0.01,
+        description="a new model whose paired interval lies below the champion's figure by more than this share is not"
+        " promoted; none: all are",
+    )
+    champion_users: PositiveInt = Field(
+        default=2000, description="held-out users that both models are judged on, at most"
+    )
+    nights: PositiveInt = Field(
+        default=5, description="the rows are compared with the median of so many of the last nights"
+    )
+    max_fallen_share: Share = Field(
+        default=0.01,
+        description="refuse to publish when the adaptation of more than this share of the users was not finite",
+    )
+    max_score_drift: Share | None = Field(
+        default=0.5,
+        description="refuse to publish when the distribution of the scores differs by more than this (Kolmogorov-Smirnov)"
+        " from the last night of the same settings; none: never",
+    )
+    max_item_drift: Share | None = Field(
+        default=None,
+        description="refuse to publish when more than this share of the rows went to other items than on that night; none:"
+        " never, for news are new each day",
     )
 
 
@@ -400,7 +430,7 @@ class Story(Settings):
 class NightSettings(Story):
     """A night: yesterday's interactions in, one published set of scores out."""
 
-    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "run_date"})
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "run_date", "gates"})
 
     run_date: date | None = Field(
         default=None, description="day of the run; it ends the day, at midnight UTC; none: today"
@@ -415,6 +445,9 @@ class NightSettings(Story):
     adaptation: AdaptationSettings = Field(default=AdaptationSettings(), description="how users are streamed")
     publish: PublishSettings = Field(
         default=PublishSettings(), description="what is published, and for how long"
+    )
+    gates: GateSettings = Field(
+        default=GateSettings(), description="what a night has to pass before it is published"
     )
 
 

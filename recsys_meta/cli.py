@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         else:
             print(error, file=sys.stderr)
-        return _ended(code, str(error) or type(error).__name__)
+        return _ended(code, str(error) or type(error).__name__, getattr(error, "details", {}))
 
 
 def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -251,8 +251,8 @@ def _exit_code(error: Exception) -> int:
     return int(getattr(error, "exit_code", 1))
 
 
-def _ended(code: int, reason: str) -> int:
-    _print_json({"status": STATUSES[code], "exit_code": code, "reason": reason})
+def _ended(code: int, reason: str, details: Mapping[str, Any] | None = None) -> int:
+    _print_json({"status": STATUSES[code], "exit_code": code, "reason": reason, **(details or {})})
     return code
 
 

@@ -14,4 +14,5 @@ INSERT INTO runs BY NAME SELECT
     $counts AS counts,
     $metrics AS metrics,
     $seconds AS seconds,
+    $gates AS gates,
     $expires_at AS expires_at;

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypedDict
@@ -37,6 +37,7 @@ class RunRecord(TypedDict):
     counts: Mapping[str, int]
     metrics: Mapping[str, float | None]
     seconds: Mapping[str, float]
+    gates: Sequence[Mapping[str, Any]]  # each with its figure, limit and verdict
     expires_at: datetime | None
 
 
@@ -89,7 +90,7 @@ def read_manifest(folder: Path) -> Manifest:
             content["fingerprint"],
             content["rows"],
             {name: FileRecord(*file) for name, file in content["files"].items()},
-            record | instants | {"run_date": date.fromisoformat(record["run_date"])},
+            {"gates": []} | record | instants | {"run_date": date.fromisoformat(record["run_date"])},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: not a manifest as it was written ({error})") from error

@@ -97,6 +97,7 @@ def publish(
     compare_with_previous: bool = True,
     reasons_without_scores: Collection[str] = (),
     cold_below: int | None = None,
+    aliases: Mapping[str, str] | None = None,
     memory_limit: str = "2GB",
 ) -> Published:
     """Publishes the parts of ``run`` and puts them in force; returns at once where just that is published already.
@@ -112,6 +113,7 @@ def publish(
         compare_with_previous: whether ``run_diff`` compares with the run in force before this one.
         reasons_without_scores: the reasons in ``user_status`` that excuse a user without a single row.
         cold_below: users with fewer examples appear in the view ``cold_users``; None for all users.
+        aliases: names and the model versions that they stand for tonight, besides ``latest``, the model of this run.
         memory_limit: of DuckDB, which spills to the run's folder beyond it.
 
     Raises PublishRefused where a check fails, Damaged where a part is not what was written, AlreadyRunning where
@@ -151,6 +153,7 @@ def publish(
                     parquet=parquet,
                     reasons_without_scores=reasons_without_scores,
                     cold_below=cold_below,
+                    aliases={"latest": run_record["model_version"]} | dict(aliases or {}),
                     memory_limit=memory_limit,
                 )
                 sequence = max([0, *(manifest.sequence for manifest in others)]) + 1
@@ -244,6 +247,7 @@ def _build(
     parquet: bool,
     reasons_without_scores: Collection[str],
     cold_below: int | None,
+    aliases: Mapping[str, str],
     memory_limit: str,
 ) -> dict[str, int]:
     """Checks the parts and writes them to ``folder``; returns the rows of each table."""
@@ -271,8 +275,9 @@ def _build(
             connection.execute(_sql("fill"))
             for record in records:
                 connection.execute(_sql("insert_run"), _cells(record))
-            alias = {"alias": "latest", "run_id": run.run_id, "model_version": records[0]["model_version"]}
-            connection.execute(_sql("insert_alias"), alias)
+            for alias, version in aliases.items():
+                named = {"alias": alias, "run_id": run.run_id, "model_version": version}
+                connection.execute(_sql("insert_alias"), named)
             if previous is not None:
                 _compare(connection, previous)
             connection.execute(
@@ -443,10 +448,10 @@ def _ids(values: pl.Series | Sequence[Any], dtype: pl.DataType) -> pl.Series:
 
 
 def _cells(record: RunRecord) -> dict[str, object]:
-    """A record as parameters of SQL: mappings as JSON, instants in UTC."""
+    """A record as parameters of SQL: mappings and lists as JSON, instants in UTC."""
     cells: dict[str, object] = {}
     for name, value in record.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping | list | tuple):
             cells[name] = json.dumps(jsonable(value))
         else:
             cells[name] = value.astimezone(UTC) if isinstance(value, datetime) else value

@@ -42,6 +42,7 @@ CREATE TABLE runs (
     counts JSON NOT NULL,
     metrics JSON NOT NULL,
     seconds JSON NOT NULL,
+    gates JSON NOT NULL,
     expires_at TIMESTAMPTZ
 );
 

@@ -237,7 +237,9 @@ def test_a_night_that_lost_most_of_its_rows_is_refused_and_the_last_one_stays(wo
         rows = pl.read_parquet(world / f"{table}.parquet")
         rows.filter(~pl.col("user_id").is_in(gone.implode())).write_parquet(world / f"{table}.parquet")
     tomorrow = ("run_date", "2026-10-31")
-    with pytest.raises(store.PublishRefused, match="max_row_drop 30%: 200"):
+    with pytest.raises(
+        store.PublishRefused, match=r"100 rows are -66\.7% against the last night, 300; max_row_drop 30%"
+    ):
         nightly.nightly(*settings(world, tomorrow))
     assert published(world, "scores").equals(before)
     config, fingerprint = settings(world, tomorrow, ("publish.max_row_drop", "0.9"))

@@ -42,6 +42,7 @@ def record(run_id: str, **columns: Any) -> store.RunRecord:
         "counts": {"users": 4},
         "metrics": {"mae": 0.75},
         "seconds": {"adapt": 1.5},
+        "gates": [{"gate": "rows", "figure": 0.0, "verdict": "passed"}],
         "expires_at": None,
     }
     return defaults | columns  # type: ignore[return-value]

@@ -639,8 +639,10 @@ def test_the_record_of_the_manifest_is_the_row_of_runs(small_night: ModuleType, 
     with duckdb.connect(str(published.path), read_only=True) as connection:
         [row] = connection.sql("FROM runs").pl().to_dicts()
     for name, value in manifest["record"].items():
-        found = json.loads(row[name]) if isinstance(value, dict) else row[name]
-        if isinstance(found, datetime):
+        found = json.loads(row[name]) if isinstance(value, dict | list) else row[name]
+        if isinstance(found, dict | list):
+            assert found == value, name
+        elif isinstance(found, datetime):
             assert found == datetime.fromisoformat(value)
         else:
             assert str(found) == str(value), name

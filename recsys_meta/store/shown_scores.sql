@@ -1,0 +1,2 @@
+-- All scores.
+SELECT score FROM scores;
