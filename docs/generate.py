@@ -26,6 +26,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], type[BaseModel] | None], ...] =
     ("A night", "configs for `nightly`, `validate`, `train`, `adapt` and `publish`", settings.NightSettings, settings.Story),
     ("An evaluation", "configs for `evaluate`", settings.EvaluateSettings, settings.Story),
     ("Tuning", "configs for `tune`", settings.TuneSettings, settings.EvaluateSettings),
+    ("Nights", "configs for `nights`", settings.NightsSettings, settings.Story),
     ("Ranges", "`spaces`", settings.RangeSettings, None),
     ("A suite", "configs for `suite`", settings.SuiteSettings, None),
     ("Evaluations of a suite", "`evaluations`", settings.EvaluationSettings, None),

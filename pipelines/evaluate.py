@@ -16,7 +16,7 @@ from pipelines.cost import Cost, cost
 from pipelines.inputs import read_inputs
 from pipelines.judged import Tasks, Trial, trial_of
 from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
-from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettings, duration_text
+from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettings, Story, duration_text
 from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import Learner
@@ -279,7 +279,7 @@ def with_window(settings: EvaluateSettings, choice: LearnerSettings | BaselineSe
 
 
 def on_trial(
-    settings: EvaluateSettings, model: Model, trial: Trial, known: Histories
+    settings: Story, model: Model, trial: Trial, known: Histories
 ) -> tuple[Learner, Features, Catalogue]:
     """The learner, the users of the tasks and the items, as the model sees them. known: what everybody did to these items."""
     inputs, items = trial.inputs, trial.item_ids

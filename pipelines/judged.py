@@ -16,6 +16,7 @@ from pipelines.settings import (
     RankingProtocol,
     RatingProtocol,
     SourceSettings,
+    Story,
     TemporalProtocol,
 )
 from recsys_meta import ingest
@@ -215,7 +216,7 @@ def temporal_trial(settings: EvaluateSettings, protocol: TemporalProtocol, input
     return Trial(tasks, learned, learned.events[USER_ID].unique().sort(), learned.item_ids, moment)
 
 
-def next_day_trial(settings: EvaluateSettings, protocol: NextDayProtocol, inputs: Inputs) -> Trial:
+def next_day_trial(settings: Story, protocol: NextDayProtocol, inputs: Inputs) -> Trial:
     """A night: cold users are judged on candidates that they meet for the first time on the day after."""
     moment = midnight(protocol.day + timedelta(days=1))
     learned = before(inputs, moment)

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -51,6 +52,12 @@ class Model(NamedTuple):
     reused: bool
 
     @property
+    def started_from(self) -> str | None:
+        """The version of the model whose initialization it went on from; None where it started cold."""
+        version: str | None = self.bundle.meta.get("started_from")
+        return version
+
+    @property
     def metrics(self) -> dict[str, float | None]:
         """What was measured on validation users when it was trained."""
         return dict(self.bundle.meta["metrics"])
@@ -80,11 +87,14 @@ def fit_or_reuse(
     moment: datetime | None,
     run_date: date,
     train_anew: bool = True,
+    start: Model | None = None,
 ) -> Model:
     """The learner of these settings, meta-trained on these users' events.
 
     The bundle of exactly this learner on exactly this data is used where it exists, and else one of the same
-    settings that is no older than ``training.reuse_for_days``. An interrupted training goes on where it was.
+    settings that is no older than ``training.reuse_for_days``. An interrupted training goes on where it was. With
+    ``training.warm_start`` it goes on from the initialization of ``start``, where that is of the same settings, on the tasks
+    that are new since then (C. Finn, A. Rajeswaran, S. Kakade, S. Levine: Online Meta-Learning, ICML 2019, for the idea).
 
     Raises ingest.InputError where there is nobody to train on, and NothingToDo where a training would be needed but is
     not wanted (``train_anew``).
@@ -100,7 +110,9 @@ def fit_or_reuse(
     data = store.fingerprint(
         [table_digest(table).hex() for table in (events, inputs.items, inputs.users) if table is not None]
     )
-    version = f"{choice.class_path.rpartition('.')[2].lower()}-{store.fingerprint([recipe, data, str(moment)])[:12]}"
+    warm = None if start is None else start_of(story, choice, start, inputs)
+    known = [recipe, data, str(moment), *([] if warm is None else [warm.fingerprint])]
+    version = f"{choice.class_path.rpartition('.')[2].lower()}-{store.fingerprint(known)[:12]}"
     folder = workspace.model(version)
     if (folder / "bundle").exists():
         log.info("model %s is fitted already", version)
@@ -113,13 +125,7 @@ def fit_or_reuse(
     if not train_anew:
         raise NothingToDo(f"model {version} is not fitted yet; train or adapt with the same settings first")
     items = inputs.item_ids
-    user_encoder = FeatureEncoder.fit(training_users, inputs.users, declared(story.users), use_ids=False)
-    item_encoder = FeatureEncoder.fit(
-        events["item_id"].unique().sort(),
-        inputs.items,
-        declared(story.items),
-        extra_numbers=num_derived(story.item_windows),
-    )
+    user_encoder, item_encoder = encoders_of(story, inputs, training_users, events, warm)
     torch.manual_seed(story.seed)
     learner = build(choice.class_path, choice.init_args, Sizes(user_encoder.sizes, item_encoder.sizes))
     histories = inputs.histories.take(rows_of(training_users, inputs.user_ids).cast(pl.Int64).to_torch())
@@ -133,7 +139,12 @@ def fit_or_reuse(
         train, held_out = split_users(training_users, story.training.validation_share, story.seed)
         # Statistics that know the held-out users would make every epoch look better than it is.
         learner.fit_statistics(histories.take(train), clock.at(None))
-        sampler = sampler_of(story, learner, histories, users, training_users, clock, train, moment)
+        if warm is not None:
+            learner.continue_from(warm.learner.state_dict())
+        draw = partial(sampler_of, story, learner, histories, users, training_users, clock, train, moment)
+        sampler = draw(since_of(warm))
+        if warm is not None and len(sampler) == 0:  # no task is new
+            sampler = draw()
         validation = validation_of(story, learner, histories, users, training_users, clock, held_out, moment)
         if len(sampler) == 0:
             raise ingest.InputError(
@@ -150,7 +161,7 @@ def fit_or_reuse(
             sampler,
             validation,
             folder=folder / "training",
-            max_epochs=story.training.max_epochs,
+            max_epochs=(warm and story.training.warm_epochs) or story.training.max_epochs,
             outer_lr=story.training.outer_lr,
             weight_decay=story.training.weight_decay,
             patience=story.training.patience,
@@ -171,6 +182,8 @@ def fit_or_reuse(
         "run_date": run_date.isoformat(),
         "training_users": len(training_users),
         "training_events": events.height,
+        "moment": None if moment is None else moment.isoformat(),
+        "started_from": None if warm is None or start is None else start.version,
         "metrics": metrics,
     }
     save_bundle(
@@ -184,6 +197,52 @@ def fit_or_reuse(
     )
     # Read back rather than handed over: what is scored with is what is kept.
     return Model(load_bundle(folder / "bundle"), version, reused=False)
+
+
+def start_of(story: Story, choice: LearnerSettings, start: Model, inputs: Inputs) -> Bundle | None:
+    """The bundle that a training goes on from; None, and a line in the log, where it is of other settings or not wanted."""
+    bundle, wanted = start.bundle, choice.model_dump(mode="json")
+    if not story.training.warm_start:
+        return None
+    differing = [
+        name
+        for name, found, expected in (
+            ("learner", {"class_path": bundle.class_path, "init_args": dict(bundle.init_args)}, wanted),
+            ("users", bundle.user_encoder.features, declared(story.users)),
+            ("items", bundle.item_encoder.features, declared(story.items)),
+            ("item_windows", bundle.item_encoder.extra_numbers, num_derived(story.item_windows)),
+            ("item ids", bundle.item_encoder.ids.dtype, inputs.item_ids.dtype),
+        )
+        if found != expected
+    ]
+    if differing:
+        log.warning("model %s has other %s: the training starts cold", start.version, ", ".join(differing))
+        return None
+    log.info("the training goes on from model %s", start.version)
+    return bundle
+
+
+def since_of(warm: Bundle | None) -> datetime | None:
+    """The moment that a model knew what lies before; None where it starts cold, or time is unknown."""
+    moment = None if warm is None else warm.meta.get("moment")
+    return None if moment is None else datetime.fromisoformat(moment)
+
+
+def encoders_of(
+    story: Story, inputs: Inputs, training_users: pl.Series, events: pl.DataFrame, warm: Bundle | None
+) -> tuple[FeatureEncoder, FeatureEncoder]:
+    """Of users and items, fitted on what is trained on; those of a warm start grow."""
+    item_ids = events["item_id"].unique().sort()
+    if warm is not None:
+        return warm.user_encoder.grown(training_users, inputs.users), warm.item_encoder.grown(
+            item_ids, inputs.items
+        )
+    return (
+        FeatureEncoder.fit(training_users, inputs.users, declared(story.users), use_ids=False),
+        FeatureEncoder.fit(
+            item_ids, inputs.items, declared(story.items), extra_numbers=num_derived(story.item_windows)
+        ),
+    )
 
 
 def with_loss(choice: LearnerSettings, events: pl.DataFrame, num_items: int) -> LearnerSettings:
@@ -260,9 +319,12 @@ def sampler_of(
     clock: CatalogueClock,
     rows: torch.Tensor,
     moment: datetime | None,
+    since: datetime | None = None,
 ) -> Sampler:
-    """What draws the episodes of these users, as ``training`` says."""
+    """What draws the episodes of these users, as ``training`` says; ``since``: those alone that are new since then."""
     training = story.training
+    if since is not None and training.split != "moment":
+        rows = newer(histories, rows, since)
     mine, theirs, keys = histories.take(rows), users.take(rows), user_keys(user_ids)[rows]
     drawn: dict[str, Any] = {
         "query_size": training.query_size,
@@ -280,6 +342,8 @@ def sampler_of(
         drawn["shots"] = training.shots
         last = moment - horizon
         moments = [last - n * every for n in range(over // every + 1)]
+        if since is not None:  # some of its query lies after what was known
+            moments = [some for some in moments if some + horizon > since] or moments
         return MomentSplits(
             mine,
             theirs,
@@ -297,6 +361,16 @@ def sampler_of(
         by_time=training.split == "time",
         min_query=1,
         **drawn,
+    )
+
+
+def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Tensor:
+    """Those of the rows whose newest event is not before the moment."""
+    some = rows[histories.lengths[rows] > 0]
+    return (
+        some[histories.times[histories.offsets[some + 1] - 1] >= microseconds(since)]
+        if histories.timed
+        else rows
     )
 
 

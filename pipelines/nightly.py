@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import polars as pl
 import torch
 
-from pipelines.champion import CHALLENGER, CHAMPION, challenged, reigning
+from pipelines.champion import CHALLENGER, CHAMPION, Reigning, challenged, reigning
 from pipelines.gates import (
     REFUSED,
     Gate,
@@ -179,12 +180,18 @@ class Run:
                 moment=self.moment,
                 run_date=self.run_date,
                 train_anew=train_anew,
+                start=self.champion.model if self.night.training.warm_start else None,
             )
+
+    @cached_property
+    def champion(self) -> Reigning:
+        """Whom the model of tonight has to beat, and may start from."""
+        return reigning(self.workspace, self.run_id, self.run_date)
 
     def promote(self, challenger: Model, inputs: Inputs, who: Who) -> Model:
         """The model that scores the night: that of tonight, or the champion where that one is better beyond the gate."""
         with self.step("promote"):
-            gates, champion = self.night.gates, reigning(self.workspace, self.run_id, self.run_date)
+            gates, champion = self.night.gates, self.champion
             found = challenged(
                 self.night,
                 champion,
@@ -365,6 +372,8 @@ class Run:
         summary: Summary = {"run_id": self.run_id, "status": status, **counts_of(who)}
         if model is not None:
             summary |= {"model_version": model.version, "model_reused": model.reused}
+            if model.started_from is not None:
+                summary["model_started_from"] = model.started_from
         if status in ("adapted", "published"):
             summary |= self.sources()
         if published is not None:

@@ -299,6 +299,13 @@ class TrainingSettings(Settings):
         default=None, description="longest support set, the newest; none: no limit"
     )
     moments: MomentSettings = Field(default=MomentSettings(), description="for split: moment")
+    warm_start: bool = Field(
+        default=False,
+        description="whether a night goes on from the champion's initialization, on the tasks that are new since then",
+    )
+    warm_epochs: PositiveInt | None = Field(
+        default=None, description="max_epochs of a night that starts warm; none: the same"
+    )
     reuse_for_days: NonNegativeInt = Field(
         default=0, description="how old a bundle may be that is used again; 0: train anew"
     )
@@ -622,6 +629,12 @@ class EvaluateSettings(Story):
     )
 
     @model_validator(mode="after")
+    def _starts_cold(self) -> Self:
+        if self.training.warm_start:
+            raise ValueError("training.warm_start goes on from the night before, which an evaluation has not")
+        return self
+
+    @model_validator(mode="after")
     def _segments_are_features(self) -> Self:
         known = self.users.categorical if self.users is not None else ()
         strange = [name for name in self.segments if name not in known]
@@ -634,6 +647,38 @@ class EvaluateSettings(Story):
             "protocol.kind": self.protocol.kind in ("temporal", "next_day"),
             "baselines.popularity_window": any(choice.popularity_window for choice in self.baselines),
         }
+
+
+class NightsSettings(Story):
+    """Nights one after the other, three ways of keeping the model up to date beside each other."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    first: date = Field(description="day that the first night ends, UTC; each is judged on the day after it")
+    last: date = Field(description="day that the last night ends")
+    learner: AnyLearner = Field(default=LearnerSettings(), description="what is meta-trained and judged")
+    gates: GateSettings = Field(
+        default=GateSettings(),
+        description="champion_margin and champion_users, for what is trained every night",
+    )
+    max_users: PositiveInt | None = Field(
+        default=None, description="so many users are judged a night, drawn by their ids; none: all"
+    )
+    cutoff: PositiveInt = Field(default=10, description="length at which NDCG is read")
+    bootstrap_draws: PositiveInt = Field(default=1000, description="resamples behind every interval")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.first >= self.last:
+            raise ValueError(
+                f"first is {self.first} and last {self.last}; expected two nights at least, in order"
+            )
+        if self.training.warm_start:
+            raise ValueError("training.warm_start is what is tried here; expected it to be left out")
+        return self
+
+    def _timed(self) -> dict[str, bool]:
+        return {"first": True}
 
 
 class RangeSettings(Settings):

@@ -48,6 +48,7 @@ VERBS: Mapping[str, Verb] = {
     "publish": Verb("pipelines.nightly", "publish", "NightSettings", "publish what was adapted"),
     "evaluate": Verb("pipelines.evaluate", "evaluate", "EvaluateSettings", "judge learners and baselines at every shot count"),
     "tune": Verb("pipelines.tune", "tune", "TuneSettings", "choose settings on validation users, as many trials for each"),
+    "nights": Verb("pipelines.nights", "nights", "NightsSettings", "nights in a row: warm starts beside training anew and never"),
     "suite": Verb("pipelines.suite", "suite", "SuiteSettings", "run several evaluations, and rank learners over all of them"),
 }  # fmt: skip
 

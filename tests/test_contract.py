@@ -24,7 +24,7 @@ from toy_world import (
 import recsys_meta.algorithms
 import recsys_meta.baselines
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.tensors import EpisodeBatch, ItemCodes
+from recsys_meta.tensors import EpisodeBatch, ItemCodes, Sizes
 
 TRAIN, TEST = torch.arange(0, 120), torch.arange(120, 160)
 RATING_LOSSES = ("squared", "absolute")
@@ -195,3 +195,38 @@ def test_a_learner_and_its_task_states_survive_the_store(cls, settings, world, t
     )
     torch.testing.assert_close(scores_of(again, batch, codes), before)
     assert len(again.user_vectors(state)) == len(TEST)
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+@torch.no_grad()
+def test_a_learner_that_goes_on_from_another_scores_as_that_one_also_where_vocabularies_have_grown(
+    cls, settings, world
+) -> None:
+    earlier = ready(cls, settings, world)
+    if not earlier.meta_trained:
+        pytest.skip("nothing of it is meta-learned")
+    with torch.enable_grad():
+        meta_train(earlier, world, TRAIN, implicit=implicit(earlier), steps=5)
+    user, item = world.sizes
+    grown = world._replace(
+        sizes=Sizes(
+            user._replace(categorical=(user.categorical[0] + 2,)),
+            item._replace(
+                ids=item.ids + 3, categorical=(item.categorical[0] + 1,), multi=(item.multi[0] + 2,)
+            ),
+        )
+    )
+    later = ready(cls, settings, grown, seed=5)
+    fresh = {name: weight.clone() for name, weight in later.named_parameters()}
+    later.continue_from(earlier.state_dict())
+    batch = batch_for(earlier, world)
+    expected = scores_of(earlier, batch, earlier.encode(world.catalogue))
+    torch.testing.assert_close(scores_of(later, batch, later.encode(world.catalogue)), expected)
+    for name, weight in later.named_parameters():  # what is new starts as fresh rows do
+        rows = len(earlier.get_parameter(name)) if weight.dim() else 0
+        if rows:
+            assert torch.equal(weight[rows:], fresh[name][rows:]), name
+    with pytest.raises(ValueError, match="expected the beginning of"):
+        earlier.continue_from(later.state_dict())
+    with pytest.raises(ValueError, match="found nothing"):
+        later.continue_from({})

@@ -12,6 +12,7 @@ The laws that every implementation keeps stand in tests/test_contract.py.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from operator import gt
 from typing import Any, ClassVar
 
 import torch
@@ -59,6 +60,21 @@ class Learner(nn.Module, ABC):
 
         Only what meta-training leaves alone may change here; by default nothing does.
         """
+
+    def continue_from(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what an earlier learner of the same settings has meta-learned, and goes on from there.
+
+        state: its ``state_dict``. Its vocabularies are the beginnings of this one's: their rows are taken over, and those of
+        what is new stay as they are here. Statistics, which are buffers, stay as they are here too, unless a learner says
+        otherwise. Raises ValueError where ``state`` is of a learner of other settings.
+        """
+        for name, weight in self.named_parameters():
+            value = state.get(name)
+            if value is None or value.dim() != weight.dim() or any(map(gt, value.shape, weight.shape)):
+                found = "nothing" if value is None else f"the shape {list(value.shape)}"
+                raise ValueError(f"{name}: found {found}; expected the beginning of {list(weight.shape)}")
+            with torch.no_grad():
+                weight[tuple(map(slice, value.shape))] = value
 
     @abstractmethod
     def encode(self, catalogue: Catalogue) -> ItemCodes:

@@ -5,6 +5,8 @@ are a shared initialization adapted per user from the support set, start where t
 depart from there only where users not trained on gain.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from recsys_meta.algorithms.base import Learner, TaskState
@@ -47,6 +49,9 @@ class Laddered(Learner):
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         self.chosen.refit_statistics(histories, catalogue)
+
+    def continue_from(self, state: Mapping[str, Tensor]) -> None:
+        self.chosen.continue_from({name.removeprefix("chosen."): value for name, value in state.items()})
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         return self.chosen.encode(catalogue)

@@ -16,6 +16,7 @@ training users keep saying otherwise.
 The meta-loss is the mean of squared and absolute error: ratings are judged by both.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -84,6 +85,21 @@ class LadderedRidge(Scorer):
         with torch.no_grad():
             self.log_noise.fill_(found.noise.log().item())
             self.log_precision[0] = found.offset_precision.log()
+
+    def continue_from(self, state: Mapping[str, Tensor]) -> None:
+        """As of every learner; the factors too, for what was meta-learned speaks in their directions.
+
+        Factors are known up to a rotation. New items come from tonight's factorization, turned so that what both know lies as
+        close as can be: with U S V^T = Q_new^T Q_old over the items of both, by R = U V^T (Schonemann 1966).
+        """
+        super().continue_from(state)
+        known = len(state["factor"])
+        left, _, right = torch.linalg.svd(self.factor[:known].T @ state["factor"])
+        turn = left @ right
+        self.factor.copy_(self.factor @ turn)
+        self.variance.copy_(self.variance @ turn.square())
+        for name in ("factor", "variance", "start_bias"):
+            getattr(self, name)[:known] = state[name]
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """vectors [I, F]: q; bias [I]: mean + b."""

@@ -67,6 +67,26 @@ class FeatureEncoder:
             extra_numbers,
         )
 
+    def grown(self, ids: pl.Series, table: pl.DataFrame | None) -> "FeatureEncoder":
+        """The same encoder, with what it does not know yet behind what it knows.
+
+        What is known keeps its place and its scale, so that embeddings of this encoder are the first rows of those of the
+        grown one. Raises ValueError as ``fit`` does, and where a vector has become longer or shorter.
+        """
+        new = FeatureEncoder.fit(
+            ids, table, self.features, extra_numbers=self.extra_numbers, use_ids=len(self.ids) > 0
+        )
+        if new.widths != self.widths:
+            raise ValueError(f"vectors have lengths {dict(new.widths)}; {dict(self.widths)} was expected")
+        return FeatureEncoder(
+            self.features,
+            _appended(self.ids, new.ids),
+            {name: _appended(words, new.vocabularies[name]) for name, words in self.vocabularies.items()},
+            self.scales,
+            self.widths,
+            self.extra_numbers,
+        )
+
     @property
     def sizes(self) -> FeatureSizes:
         """What the embeddings of this side are constructed from."""
@@ -153,6 +173,11 @@ def _columns(ids: pl.Series, table: pl.DataFrame | None, features: Sequence[Feat
         )
     rows = rows_of(ids, table[id_columns[0]])
     return {name: table[name].gather(rows) for name in names}
+
+
+def _appended(known: pl.Series, more: pl.Series) -> pl.Series:
+    """Those known, then the others."""
+    return pl.concat([known, more.cast(known.dtype).filter(rows_of(more, known).is_null())])
 
 
 def _words(column: pl.Series) -> pl.Series:
