@@ -176,17 +176,16 @@ def judged_alike(
     """
     train, held_out = split_users(training_users, story.training.validation_share, story.seed)
     rows = drawn(training_users, held_out, max_users)
-    if not len(rows):
-        return pl.DataFrame(schema={"learner": pl.String, "metric": pl.String})
     histories = inputs.histories.take(rows_of(training_users, inputs.user_ids).cast(pl.Int64).to_torch())
     items, users = _numbered(len(inputs.item_ids)), _numbered(len(training_users))
     clock = clock_of(story, items, inputs.sightings)
     batches = validation_of(story, _EVERYTHING, histories, users, training_users, clock, rows, moment)
-    return pl.concat(
+    pages = [
         page
         for name, bundle in bundles.items()
         for page in _pages(story, name, bundle, batches, inputs, training_users, histories.take(train))
-    )
+    ]
+    return pl.concat(pages) if pages else pl.DataFrame(schema={"learner": pl.String, "metric": pl.String})
 
 
 def decided(judgements: pl.DataFrame, margin: float, seed: int) -> Challenge:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from recsys_meta.episodes import (
     user_keys,
 )
 from recsys_meta.models.losses import RATING_LOSSES
-from recsys_meta.tables import VALUE
+from recsys_meta.tables import VALUE, Feature
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Sizes
 from recsys_meta.training.building import build
 from recsys_meta.training.bundle import Bundle, load_bundle, save_bundle
@@ -210,6 +210,16 @@ def start_of(story: Story, choice: LearnerSettings, start: Model, inputs: Inputs
             ("learner", {"class_path": bundle.class_path, "init_args": dict(bundle.init_args)}, wanted),
             ("users", bundle.user_encoder.features, declared(story.users)),
             ("items", bundle.item_encoder.features, declared(story.items)),
+            (
+                "lengths of user vectors",
+                dict(bundle.user_encoder.widths),
+                widths(inputs.users, declared(story.users)),
+            ),
+            (
+                "lengths of item vectors",
+                dict(bundle.item_encoder.widths),
+                widths(inputs.items, declared(story.items)),
+            ),
             ("item_windows", bundle.item_encoder.extra_numbers, num_derived(story.item_windows)),
             ("item ids", bundle.item_encoder.ids.dtype, inputs.item_ids.dtype),
         )
@@ -220,6 +230,14 @@ def start_of(story: Story, choice: LearnerSettings, start: Model, inputs: Inputs
         return None
     log.info("the training goes on from model %s", start.version)
     return bundle
+
+
+def widths(table: pl.DataFrame | None, features: Sequence[Feature]) -> dict[str, int]:
+    """How long the vectors of a table are; 0 where it has none."""
+    if table is None:
+        return {}
+    lengths = {name: table[name].list.len().max() for name, kind in features if kind == "vector"}
+    return {name: length if isinstance(length, int) else 0 for name, length in lengths.items()}
 
 
 def since_of(warm: Bundle | None) -> datetime | None:

@@ -154,7 +154,7 @@ def test_every_night_that_the_documents_show_is_a_config(repository, tmp_path):
 def test_every_config_that_ships_is_a_config(repository):
     from pipelines.construction import check_classes
     from pipelines.loading import load
-    from pipelines.settings import EvaluateSettings, NightSettings, SuiteSettings
+    from pipelines.settings import EvaluateSettings, NightSettings, NightsSettings, SuiteSettings
 
     configs = sorted((repository / "configs").glob("*.yaml"))
     assert repository / "configs" / "nightly.yaml" in configs
@@ -169,7 +169,8 @@ def test_every_config_that_ships_is_a_config(repository):
             loaded = load(EvaluateSettings, [evaluation, config])
             assert evaluation.name in config.read_text()
         else:
-            loaded = load(EvaluateSettings if config.name.startswith("evaluate") else NightSettings, [config])
+            kinds = {"evaluate": EvaluateSettings, "nightly": NightSettings, "nights": NightsSettings}
+            loaded = load(kinds[config.stem.partition("-")[0]], [config])
         check_classes(loaded)
         data = loaded.settings.interactions.path
         assert data.is_relative_to(repository / "data") or "datasets" in data.parts

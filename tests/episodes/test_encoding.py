@@ -208,3 +208,29 @@ def test_fitted_numbers_have_mean_0_and_deviation_1_or_are_all_0(numbers: list[f
         assert abs(scaled[known].double().std(correction=0) - 1) < 1e-5
     else:
         assert len({x for x in numbers if x is not None and abs(x) < float("inf")}) <= 1
+
+
+def test_a_grown_encoder_reads_what_was_known_as_before_and_gives_what_is_new_the_rows_behind() -> None:
+    before = fitted(extra_numbers=2)
+    more = TABLE.vstack(
+        TABLE.head(1).with_columns(
+            item_id=pl.lit("aa"), genre=pl.lit(["w"], pl.List(pl.String)), maker=pl.lit("a")
+        )
+    )
+    grown = before.grown(pl.Series("item_id", ["aa", "a", "late"]), more)
+    assert equal(before.encode(KNOWN, TABLE), grown.encode(KNOWN, more))
+    assert grown.ids.to_list() == ["c", "a", "b", "aa", "late"]
+    assert grown.vocabularies["genre"].to_list() == [*before.vocabularies["genre"], "w", "z"]
+    assert grown.encode(pl.Series("item_id", ["aa"]), more).categorical.tolist() == [[3]]
+    assert (grown.scales, grown.extra_numbers) == (before.scales, 2)
+    assert grown.sizes.ids == before.sizes.ids + 2
+
+
+def test_an_encoder_without_ids_grows_none() -> None:
+    assert fitted(use_ids=False).grown(pl.Series("item_id", ["late"]), TABLE).ids.is_empty()
+
+
+def test_a_vector_that_became_longer_does_not_go_on_from_a_shorter_one() -> None:
+    longer = TABLE.with_columns(image=pl.lit([1.0, 2.0], pl.List(pl.Float32)))
+    with pytest.raises(ValueError, match="have lengths"):
+        fitted().grown(KNOWN, longer)

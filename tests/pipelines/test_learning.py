@@ -1,10 +1,21 @@
 """Tests of how a learner is chosen and fitted."""
 
+from datetime import UTC, datetime
+from pathlib import Path
+
 import polars as pl
 import pytest
+import torch
 
-from pipelines.learning import with_loss
-from pipelines.settings import LearnerSettings
+from pipelines import nightly
+from pipelines.inputs import Inputs
+from pipelines.learning import catalogue_at, clock_of, newer, with_loss
+from pipelines.loading import load
+from pipelines.settings import EvaluateSettings, LearnerSettings, NightSettings
+from recsys_meta import store
+from recsys_meta.episodes import collate
+from recsys_meta.tensors import Histories
+from recsys_meta.training.bundle import Bundle, load_bundle
 
 
 def events(*values: float) -> pl.DataFrame:
@@ -33,3 +44,122 @@ def test_a_loss_that_is_set_stays_and_a_class_without_one_gets_none() -> None:
         LearnerSettings(class_path="recsys_meta.baselines.popularity.Popularity"),
     ):
         assert with_loss(choice, events(1.0, 4.0), 10) == choice
+
+
+NIGHT = """
+workspace: workspace
+run_date: 2026-03-05
+interactions: {path: clicks.parquet, timestamp: at}
+cold: {below: 5}
+top_k: 3
+learner: {class_path: recsys_meta.algorithms.maml.MAML, init_args: {loss: softmax, dim: 4, num_steps: 2, unknown_share: 0.2}}
+training: {max_epochs: 2, batch_size: 8, validation_share: 0.2, shots: [0, 2]}
+"""
+WARM = ("training.warm_start", "true")
+TOMORROW = ("run_date", "2026-03-06")
+
+
+@pytest.fixture
+def clicks(tmp_path: Path) -> Path:
+    """A world of 60 users; on the sixth of March warm ones meet two items for the first time."""
+    rows = []
+    for user in range(60):
+        for place in range(8 if user % 3 else 3):
+            item, at = (
+                (user * 5 + place * (1 + user % 4)) % 17,
+                datetime(2026, 3, 1 + place % 5, 7, tzinfo=UTC),
+            )
+            rows.append((user, f"i{item:02}", at))
+        if user % 2:
+            rows.append((user, f"a{user % 3}", datetime(2026, 3, 6, 9, tzinfo=UTC)))
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row")
+    table.unique(["user_id", "item_id"], maintain_order=True).write_parquet(tmp_path / "clicks.parquet")
+    (tmp_path / "night.yaml").write_text(NIGHT.replace("timestamp: at", "timestamp: at, later: drop"))
+    return tmp_path
+
+
+def night_of(folder: Path, *overrides: tuple[str, str]) -> nightly.Run:
+    loaded = load(NightSettings, [folder / "night.yaml"], overrides)
+    return nightly.Run(loaded.settings, loaded.fingerprint)
+
+
+def trained(folder: Path, *overrides: tuple[str, str]) -> nightly.Model:
+    run = night_of(folder, *overrides)
+    with run.workspace.lock():
+        inputs = run.read()
+        return run.fit(inputs, nightly.decide_users(run.night, inputs))
+
+
+def published(folder: Path, *overrides: tuple[str, str]) -> dict:
+    loaded = load(NightSettings, [folder / "night.yaml"], overrides)
+    return nightly.nightly(loaded.settings, loaded.fingerprint)
+
+
+def scores(run: nightly.Run, inputs: Inputs, bundle: Bundle) -> torch.Tensor:
+    """Of all users, adapted on the two newest things they did, for all items."""
+    features = bundle.item_encoder.encode(inputs.item_ids, inputs.items)
+    catalogue = catalogue_at(clock_of(run.night, features, inputs.sightings), run.moment)
+    learner, everybody = bundle.learner, torch.arange(len(inputs.user_ids))
+    users = bundle.user_encoder.encode(inputs.user_ids, inputs.users)
+    with torch.no_grad():
+        codes = learner.encode(catalogue)
+        state = learner.adapt(collate(inputs.histories, everybody, newest=2), users, codes)
+        return learner.predict(state, codes)
+
+
+def test_a_warm_start_that_takes_no_step_is_the_champion_on_all_that_it_knew(clicks, capsys) -> None:
+    first = published(clicks)
+    run = night_of(clicks)
+    inputs = run.read()  # of the night before: whatever is new is not among them
+    champion = load_bundle(run.workspace.model(first["model_version"]) / "bundle")
+    # Steps so small that no weight in float32 notices them.
+    warm = trained(clicks, TOMORROW, WARM, ("training.outer_lr", "1e-30"))
+    assert len(warm.bundle.item_encoder.ids) == len(champion.item_encoder.ids) + 2
+    assert torch.equal(scores(run, inputs, warm.bundle), scores(run, inputs, champion))
+    cold = trained(clicks, TOMORROW, ("training.outer_lr", "1e-30"))
+    assert not torch.allclose(scores(run, inputs, cold.bundle), scores(run, inputs, champion))
+
+
+def test_a_warm_night_says_what_it_started_from_and_passes_the_same_gate(clicks, capsys) -> None:
+    first = published(clicks)
+    second = published(clicks, TOMORROW, WARM, ("training.warm_epochs", "1"))
+    assert second["model_started_from"] == first["model_version"]
+    assert second["metrics"]["epochs"] == 1
+    assert second["gates"][0]["champion"] == first["model_version"]
+    again = published(clicks, TOMORROW, WARM, ("training.warm_epochs", "1"))
+    assert (again["model_version"], again["sha256"]) == (second["model_version"], second["sha256"])
+
+
+def test_other_settings_start_cold(clicks, capsys, caplog) -> None:
+    published(clicks)
+    warm = trained(clicks, TOMORROW, WARM, ("learner.init_args.dim", "5"))
+    assert warm.started_from is None
+    assert "has other learner: the training starts cold" in caplog.text
+
+
+def test_new_tasks_are_those_of_users_who_did_something_since_then() -> None:
+    day = 86_400_000_000
+    histories = Histories(
+        torch.zeros(5, dtype=torch.int64),
+        torch.ones(5),
+        torch.tensor([1, 3, 2, 4, 9]) * day,
+        torch.tensor([0, 2, 3, 3, 5]),
+    )
+    since = datetime(1970, 1, 4, tzinfo=UTC)
+    assert newer(histories, torch.arange(4), since).tolist() == [0, 3]
+    assert newer(histories, torch.tensor([1, 2]), since).tolist() == []
+
+
+def test_an_evaluation_starts_cold(clicks) -> None:
+    (clicks / "evaluation.yaml").write_text(
+        "workspace: w\ninteractions: {path: clicks.parquet}\nprotocol: {kind: held_out_users}\ntraining: {warm_start: true}\n"
+    )
+    with pytest.raises(Exception, match="an evaluation has not"):
+        load(EvaluateSettings, [clicks / "evaluation.yaml"])
+
+
+def test_a_training_killed_on_a_warm_night_goes_on_from_the_same_champion(clicks, capsys) -> None:
+    first = published(clicks)
+    assert trained(clicks, TOMORROW, WARM).started_from == first["model_version"]
+    assert trained(clicks, TOMORROW, WARM).reused
+    assert store.Workspace(clicks / "workspace").latest_run() is not None
