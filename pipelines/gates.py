@@ -129,7 +129,7 @@ def drift_gates(
         return [
             Gate(name, None, limit, NOT_JUDGED, before, setting) for name, (limit, setting) in limits.items()
         ]
-    scores = ks_distance(before.scores.to_torch(), now.scores.to_torch())
+    scores = ks_distance(before.scores.to_numpy(), now.scores.to_numpy())
     items = total_variation(before.items, now.items, ITEM_ID)
     said = {
         "score_drift": (

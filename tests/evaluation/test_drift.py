@@ -2,9 +2,9 @@
 
 import warnings
 
+import numpy as np
 import polars as pl
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
@@ -19,7 +19,7 @@ def test_the_distance_of_scores_is_that_of_kolmogorov_and_smirnov_ties_and_all(b
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its p-value, which nobody asks for
         expected = ks_2samp(before, now).statistic
-    assert ks_distance(torch.tensor(before), torch.tensor(now)) == pytest.approx(expected)
+    assert ks_distance(np.array(before), np.array(now)) == pytest.approx(expected)
 
 
 def test_rows_that_moved_to_other_items_are_counted_once() -> None:
@@ -35,5 +35,10 @@ def test_nothing_shown_is_as_far_as_can_be() -> None:
         pl.DataFrame({"item_id": ["a"], "n": [0]}),
         pl.DataFrame({"item_id": ["a"], "n": [2]}),
     )
-    assert ks_distance(torch.zeros(0), torch.ones(3)) == 1
+    assert ks_distance(np.zeros(0), np.ones(3)) == 1
     assert total_variation(nothing, something, "item_id") == 1
+
+
+def test_of_large_samples_the_distance_is_known_to_a_millionth() -> None:
+    before = np.linspace(0, 1, 2_500_001)
+    assert ks_distance(before, before + 0.3) == pytest.approx(0.3, abs=3e-6)
