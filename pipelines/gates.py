@@ -102,7 +102,8 @@ def rows_gate(rows: int, earlier: Sequence[int], allowed: float) -> Gate:
     usual = median(earlier)
     drop = (usual - rows) / usual if usual else 0.0
     nights = f"the median of the last {len(earlier)} nights" if len(earlier) > 1 else "the last night"
-    reason = f"{rows:,} rows are {-drop:+.1%} against {nights}, {usual:,.0f}; max_row_drop {allowed:.0%}"
+    change = f"{rows:,} rows are {rows / usual - 1 if usual else 0:+.1%} against {nights}, {usual:,.0f}"
+    reason = f"{change}; max_row_drop {allowed:.0%}"
     return Gate("rows", drop, allowed, REFUSED if drop > allowed else PASSED, reason, setting)
 
 

@@ -17,6 +17,7 @@ from pipelines.inputs import moment_of
 from pipelines.loading import load
 from pipelines.settings import NightSettings
 from recsys_meta import store
+from recsys_meta.cli import main
 from recsys_meta.episodes import FeatureEncoder
 from recsys_meta.training.bundle import load_bundle, save_bundle
 
@@ -120,6 +121,53 @@ def test_a_worse_model_is_not_promoted_and_the_champion_scores_the_night(
     }
     again = nightly.nightly(*settings(tmp_path, NEXT))
     assert (again["sha256"], again["gates"]) == (second["sha256"], second["gates"])
+
+
+def cli(
+    folder: Path, capsys: pytest.CaptureFixture[str], *overrides: tuple[str, str]
+) -> tuple[int, dict[str, Any]]:
+    """How the command ends, and its last line."""
+    settings(folder)
+    words = [f"--{key}={value}" for key, value in overrides]
+    code = main(["nightly", "--config", str(folder / "night.yaml"), *words])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return code, found
+
+
+def test_a_night_whose_scores_have_jumped_is_refused_unless_the_setting_lets_it_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = nightly.nightly(*settings(tmp_path))
+    trained = nightly.train(*settings(tmp_path, NEXT))
+    spoiled(tmp_path, trained["model_version"], lambda weight: weight.mul_(3))
+    all_promoted = ("gates.champion_margin", "null")
+    code, refused = cli(tmp_path, capsys, NEXT, all_promoted)
+    assert (code, refused["status"]) == (4, "refused")
+    verdicts = {gate["gate"]: gate["verdict"] for gate in refused["gates"]}
+    assert verdicts == {
+        "champion": "promoted",
+        "quarantined": "passed",
+        "rows": "passed",
+        "fallen": "passed",
+        "score_drift": "refused",
+        "item_drift": "passed",
+    }
+    assert "gates.max_score_drift" in refused["reason"]
+    assert aliases(tmp_path)["latest"] == first["model_version"]
+    code, published = cli(tmp_path, capsys, NEXT, all_promoted, ("gates.max_score_drift", "null"))
+    assert (code, published["run_id"]) == (0, refused["run_id"])
+    assert aliases(tmp_path)["latest"] == trained["model_version"]
+
+
+def test_without_a_champion_a_model_that_adapts_nobody_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = nightly.train(*settings(tmp_path))
+    spoiled(tmp_path, trained["model_version"], lambda weight: weight.fill_(torch.nan))
+    code, refused = cli(tmp_path, capsys)
+    assert code == 4
+    assert "gates.max_fallen_share" in refused["reason"]
+    assert not (tmp_path / "workspace" / "scores.duckdb").exists()
 
 
 def test_a_champion_that_is_damaged_or_gone_is_said_and_the_challenger_scores(tmp_path: Path) -> None:
