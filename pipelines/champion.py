@@ -14,12 +14,12 @@ import torch
 
 from pipelines.inputs import Inputs, declared
 from pipelines.judged import drawn
-from pipelines.learning import Model, Wanted, clock_of, validation_of
+from pipelines.learning import Model, Wanted, clock_of, validation_of, with_negatives
 from pipelines.settings import Story
 from recsys_meta import store
 from recsys_meta.adaptation.judging import judge_ranking, judge_rating
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import Negatives, num_derived, rows_of, split_users, user_keys
+from recsys_meta.episodes import num_derived, rows_of, split_users
 from recsys_meta.evaluation.intervals import LOWER_IS_BETTER, paired_differences
 from recsys_meta.models.losses import RATING_LOSSES
 from recsys_meta.store.atomic import write_bytes_atomically
@@ -255,17 +255,6 @@ def _pages(
         numbers = torch.cat([of_batch.numbers, batch.catalogue.features.numbers], 1)
         catalogue = batch.catalogue._replace(features=of_batch._replace(numbers=numbers))
         ids = training_users.gather(batch.users.ids.numpy())
-        negatives, keys = Negatives(catalogue, seed=story.seed), user_keys(ids)
-
-        def with_negatives(
-            support: Examples, rows: torch.Tensor, negatives: Negatives = negatives, keys: torch.Tensor = keys
-        ) -> Examples:
-            return (
-                negatives.append(support, keys[rows], None, learner.negatives)
-                if learner.negatives
-                else support
-            )
-
         pages.append(
             judge(
                 learner,
@@ -278,7 +267,7 @@ def _pages(
                 shots=(None,),
                 name=name,
                 seed=story.seed,
-                prepare=with_negatives,
+                prepare=with_negatives(learner, catalogue, ids, story.seed),
             )
         )
     return pages

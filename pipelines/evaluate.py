@@ -15,12 +15,11 @@ import torch
 from pipelines.cost import Cost, cost
 from pipelines.inputs import read_inputs
 from pipelines.judged import Tasks, Trial, trial_of
-from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
+from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse, with_negatives
 from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettings, Story, duration_text
 from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import Negatives, user_keys
 from recsys_meta.evaluation.breakdown import (
     ON_ITEMS,
     ItemGroups,
@@ -48,7 +47,7 @@ from recsys_meta.reports.evaluation import Found, evaluation_page
 from recsys_meta.store.atomic import write_bytes_atomically
 from recsys_meta.store.evaluations import EVALUATIONS_FILE, write_evaluation
 from recsys_meta.tables import INSTANT, USER_ID
-from recsys_meta.tensors import Catalogue, Examples, Features, Histories, Ragged
+from recsys_meta.tensors import Catalogue, Features, Histories
 
 log = logging.getLogger(__name__)
 
@@ -328,17 +327,6 @@ def judge(
     """The judgements of one learner on these tasks."""
     protocol = settings.protocol
     shots = [None if shot == "all" else shot for shot in protocol.shots]
-    negatives, keys = Negatives(catalogue, seed=settings.seed), user_keys(tasks.user_ids)
-
-    def with_negatives(support: Examples, rows: torch.Tensor) -> Examples:
-        if not learner.negatives:
-            return support
-        known = Ragged(
-            support.items[support.mask],
-            torch.cat([torch.zeros(1, dtype=torch.int64), support.shots.cumsum(0)]),
-        )
-        return negatives.append(support, keys[rows], known, learner.negatives, stream=0)
-
     arguments: dict[str, Any] = {
         "user_ids": tasks.user_ids,
         "draws": tasks.draws,
@@ -349,7 +337,7 @@ def judge(
         "name": name,
         "batch_size": batch_size or settings.batch_size,
         "seed": settings.seed,
-        "prepare": with_negatives,
+        "prepare": with_negatives(learner, catalogue, tasks.user_ids, settings.seed),
     }
     if tasks.judged == "rating":
         arguments["clip"] = getattr(protocol, "clip", None)

@@ -17,11 +17,13 @@ from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.settings import LearnerSettings, Story
 from pipelines.starting import importing
 from recsys_meta import __version__, ingest, store
+from recsys_meta.adaptation.judging import Prepare, unchanged
 from recsys_meta.algorithms.base import Learner
 from recsys_meta.episodes import (
     CatalogueClock,
     FeatureEncoder,
     MomentSplits,
+    Negatives,
     RandomSplits,
     Sightings,
     num_derived,
@@ -395,6 +397,14 @@ def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Te
 def validation_of(*arguments: Any) -> list[EpisodeBatch]:
     """The fixed episodes of held-out users; arguments as of ``sampler_of``."""
     return list(sampler_of(*arguments).epoch(_VALIDATION_EPOCH))
+
+
+def with_negatives(learner: Learner, catalogue: Catalogue, user_ids: pl.Series, seed: int) -> Prepare:
+    """Adds to the support sets of these users the sampled negatives that the learner adapts with, if any."""
+    if not learner.negatives:
+        return unchanged
+    negatives, keys = Negatives(catalogue, seed=seed), user_keys(user_ids)
+    return lambda support, rows: negatives.append(support, keys[rows], None, learner.negatives, stream=0)
 
 
 def microseconds(instant: datetime) -> int:

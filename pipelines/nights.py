@@ -22,7 +22,7 @@ from pipelines.cost import cost
 from pipelines.evaluate import kept_cost, on_trial
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.judged import Trial, next_day_trial
-from pipelines.learning import Model, fit_or_reuse
+from pipelines.learning import Model, fit_or_reuse, with_negatives
 from pipelines.settings import NextDayProtocol, NightsSettings
 from recsys_meta import store
 from recsys_meta.adaptation.judging import judge_ranking
@@ -177,6 +177,7 @@ def judged(settings: NightsSettings, regime: str, day: date, trial: Trial, model
         k=settings.cutoff,
         name=regime,
         seed=settings.seed,
+        prepare=with_negatives(learner, catalogue, trial.tasks.user_ids, settings.seed),
     )
     return page.filter(pl.col("metric") == f"ndcg@{settings.cutoff}")
 
