@@ -4,14 +4,13 @@ import csv
 import importlib.util
 import json
 import logging
-import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,9 +25,21 @@ from recsys_meta.training.fitting import FitReport, fit
 
 Weights = dict[str, Tensor]
 
+KILLED_FIT = Path(__file__).with_name("killed_fit.py")
+
 
 class Interrupted(Exception):
     """Stands for the moment at which the process goes away."""
+
+
+def killed_fit() -> ModuleType:
+    """The script whose fits are killed."""
+    spec = importlib.util.spec_from_file_location("killed_fit", KILLED_FIT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def fitted(tiny: SimpleNamespace, folder: Path, **settings: Any) -> tuple[Weights, FitReport]:
@@ -138,16 +149,7 @@ def test_a_fit_interrupted_within_an_epoch_goes_on_with_the_step_it_was_at(
     assert sampler.drawn == list(range(second.resumed_step // 4, 4))
     assert equal(undisturbed, resumed)
     assert first[:4] == second[:4]
-    assert same(read_sealed(tmp_path / "a" / LAST), read_sealed(tmp_path / "b" / LAST))
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two checkpoints hold the same: weights, moments of the optimizer, schedule, counts, random numbers, the best."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
+    assert killed_fit().same(read_sealed(tmp_path / "a" / LAST), read_sealed(tmp_path / "b" / LAST))
 
 
 def test_a_fit_that_is_done_is_not_done_again(tiny: SimpleNamespace, tmp_path: Path) -> None:
@@ -423,19 +425,9 @@ def test_a_fit_killed_at_any_moment_of_saving_ends_in_the_weights_of_an_undistur
 def test_fits_killed_at_random_moments_until_they_are_done_end_in_the_very_state_of_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
-    spec = importlib.util.spec_from_file_location("killed_fit", Path(__file__).with_name("killed_fit.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    killed_fit = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(killed_fit)
-    killed_fit.one_fit(killed_fit.tiny_world(), tmp_path / "undisturbed", math.inf)
-    undisturbed = read_sealed(tmp_path / "undisturbed" / LAST)
-    fits = 6
-    command = [sys.executable, killed_fit.__file__, str(tmp_path), str(fits)]
+    command = [sys.executable, str(KILLED_FIT), str(tmp_path), "6"]
     ran = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
     found = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert len(found) == fits
+    assert [fit["same"] for fit in found] == [True] * 6
     assert sum(fit["kills"] for fit in found) >= 10
     assert sum(fit["within"] for fit in found) >= 2
-    for number in range(fits):
-        assert same(undisturbed, read_sealed(tmp_path / str(number) / LAST))
