@@ -35,7 +35,7 @@ from recsys_meta.models.losses import RATING_LOSSES
 from recsys_meta.tables import VALUE, Feature
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Sizes
 from recsys_meta.training.building import build
-from recsys_meta.training.bundle import Bundle, load_bundle, save_bundle
+from recsys_meta.training.bundle import Bundle, BundleError, check_bundle, load_bundle, save_bundle
 
 log = logging.getLogger(__name__)
 
@@ -302,14 +302,26 @@ def recipe_of(story: Story, choice: LearnerSettings) -> str:
 
 
 def newest_bundle(workspace: store.Workspace, recipe: str, run_date: date, days: int) -> Path | None:
-    """The newest bundle of this recipe that was trained on one of the last days, or None."""
+    """The newest bundle of this recipe that was trained on one of the last days, or None; one that is damaged is passed over."""
     found = []
-    for description in sorted(workspace.root.glob("models/*/bundle/bundle.json")):
-        meta = json.loads(description.read_text()).get("meta", {})
-        if (
-            meta.get("recipe") == recipe
-            and 0 < (run_date - date.fromisoformat(meta["run_date"])).days <= days
-        ):
+    for description in sorted(workspace.root.glob("models/*/bundle/bundle.json")) if days else []:
+        try:
+            meta = json.loads(description.read_bytes())["meta"]
+            if meta.get("recipe") != recipe:
+                continue
+            check_bundle(description.parent)
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            BundleError,
+        ) as error:
+            log.warning("not used again: %s is damaged (%s)", description.parent, error)
+            continue
+        if 0 < (run_date - date.fromisoformat(meta["run_date"])).days <= days:
             found.append((meta["run_date"], description.parent))
     return max(found)[1] if found else None
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import polars as pl
 import torch
@@ -38,6 +38,8 @@ JSON_LIMIT = 64 * 2**20  # bytes: far above any manifest or description, far bel
 
 class BundleError(Exception):
     """A bundle that is incomplete, damaged, of another format, or asks for what is not allowed."""
+
+    exit_code: ClassVar[int] = 3
 
 
 class Encoder(Protocol):

@@ -8,7 +8,7 @@ import os
 import pickle
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,7 +25,9 @@ MAX_SKIPPED_SHARE = 0.01
 
 
 class FitError(Exception):
-    """A fit that cannot give a usable learner."""
+    """A fit that cannot give a usable learner: the night is refused, the last good scores stay."""
+
+    exit_code: ClassVar[int] = 4
 
 
 class DamagedCheckpoint(Exception):

@@ -203,6 +203,19 @@ def test_no_model_of_a_later_day_is_a_champion(tmp_path: Path) -> None:
     assert reigning(workspace, "another", date(2026, 10, 30)).model is None
 
 
+def test_whoever_rolls_back_has_the_model_of_then_as_the_champion(tmp_path: Path) -> None:
+    first, second = nightly.nightly(*settings(tmp_path)), nightly.nightly(*settings(tmp_path, NEXT))
+    workspace, later = store.Workspace(tmp_path / "workspace"), date(2026, 11, 1)
+    for summary, rolled_back in ((second, False), (first, True)):
+        if rolled_back:
+            store.rollback(workspace, first["run_id"])
+        model = reigning(workspace, "another", later).model
+        assert model is not None
+        assert model.version == summary["model_version"]
+    spoiled(tmp_path, first["model_version"], lambda weight: weight.mul_(2))
+    assert "not the bundle that was published" in reigning(workspace, "another", later).reason
+
+
 def test_vocabularies_in_another_order_are_judged_the_same_since_each_bundle_reads_the_night_itself(
     tmp_path: Path,
 ) -> None:

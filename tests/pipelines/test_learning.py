@@ -1,5 +1,6 @@
 """Tests of how a learner is chosen and fitted."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import torch
 
 from pipelines import nightly
 from pipelines.inputs import Inputs
-from pipelines.learning import catalogue_at, clock_of, newer, with_loss
+from pipelines.learning import catalogue_at, clock_of, newer, newest_bundle, with_loss
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, LearnerSettings, NightSettings
 from recsys_meta import store
 from recsys_meta.episodes import collate
 from recsys_meta.tensors import Histories
-from recsys_meta.training.bundle import Bundle, load_bundle
+from recsys_meta.training.bundle import Bundle, BundleError, load_bundle
 
 
 def events(*values: float) -> pl.DataFrame:
@@ -135,6 +136,28 @@ def test_other_settings_start_cold(clicks, capsys, caplog) -> None:
     warm = trained(clicks, TOMORROW, WARM, ("learner.init_args.dim", "5"))
     assert warm.started_from is None
     assert "has other learner: the training starts cold" in caplog.text
+
+
+def test_a_damaged_bundle_is_never_used_again_whatever_is_damaged_of_it(clicks, capsys, caplog) -> None:
+    first = published(clicks)
+    bundle = clicks / "workspace" / "models" / first["model_version"] / "bundle"
+    again = ("training.reuse_for_days", "3")
+    recipe = json.loads((bundle / "bundle.json").read_bytes())["meta"]["recipe"]
+    assert trained(clicks, TOMORROW, again).version == first["model_version"]
+    for name in ("weights.safetensors", "bundle.json"):
+        whole = (bundle / name).read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 1):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1
+            (bundle / name).write_bytes(damaged)
+            run = night_of(clicks, TOMORROW, again)
+            assert newest_bundle(run.workspace, recipe, run.run_date, 3) is None
+        (bundle / name).write_bytes(whole)
+    assert "is damaged" in caplog.text
+    (bundle / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(BundleError) as raised:  # the very bundle of this night: an error, before any use
+        trained(clicks)
+    assert raised.value.exit_code == 3
 
 
 def test_new_tasks_are_those_of_users_who_did_something_since_then() -> None:
