@@ -62,7 +62,9 @@ class GatesRefused(store.PublishRefused):
         self.details = {"run_id": run_id, "gates": [gate.row() for gate in gates]}
 
 
-def champion_gate(found: Challenge, champion: str | None, challenger: str, margin: float | None) -> Gate:
+def champion_gate(
+    found: Challenge, champion: str | None, challenger: str | None, margin: float | None
+) -> Gate:
     """Whether the model of tonight may take the champion's place. figure: the upper end of the paired interval of its gain."""
     return Gate(
         CHAMPION,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import torch
 
-from pipelines.champion import CHALLENGER, CHAMPION, Reigning, challenged, reigning
+from pipelines.champion import CHALLENGER, CHAMPION, Challenge, Reigning, challenged, reigning
 from pipelines.gates import (
     REFUSED,
     Gate,
@@ -39,6 +39,7 @@ from recsys_meta.prefetch import prefetched
 from recsys_meta.store.shown import shown_in_parts
 from recsys_meta.tables import ITEM_ID, SOURCES, USER_ID
 from recsys_meta.tensors import Examples, Ragged
+from recsys_meta.training.failure import FitError
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def nightly(night: NightSettings, fingerprint: str) -> Summary:
     with run.workspace.lock(run.run_id):
         inputs = run.read()
         who = decide_users(night, inputs)
-        model = run.promote(run.fit(inputs, who), inputs, who)
+        model = run.serving(inputs, who)
         run.adapt(inputs, who, model)
         published = run.publish(inputs, who, model)
     print(excerpt(run, inputs, who))
@@ -83,7 +84,7 @@ def adapt(night: NightSettings, fingerprint: str) -> Summary:
     with run.workspace.lock(run.run_id):
         inputs = run.read()
         who = decide_users(night, inputs)
-        model = run.promote(run.fit(inputs, who), inputs, who)
+        model = run.serving(inputs, who)
         run.adapt(inputs, who, model)
     return run.summary("adapted", inputs, who, model)
 
@@ -94,7 +95,7 @@ def publish(night: NightSettings, fingerprint: str) -> Summary:
     with run.workspace.lock(run.run_id):
         inputs = run.read()
         who = decide_users(night, inputs)
-        model = run.promote(run.fit(inputs, who, train_anew=False), inputs, who)
+        model = run.serving(inputs, who, train_anew=False)
         left = run.unfinished(inputs, who, model)
         if left:
             raise NothingToDo(
@@ -187,6 +188,21 @@ class Run:
     def champion(self) -> Reigning:
         """Whom the model of tonight has to beat, and may start from."""
         return reigning(self.workspace, self.run_id, self.run_date)
+
+    def serving(self, inputs: Inputs, who: Who, *, train_anew: bool = True) -> Model:
+        """The model that scores the night. Raises FitError where none could be trained and there is no champion."""
+        try:
+            challenger = self.fit(inputs, who, train_anew=train_anew)
+        except FitError as error:
+            if self.champion.model is None:
+                raise
+            champion = self.champion.model
+            log.warning("the champion %s scores the night: %s", champion.version, error)
+            failed = Challenge(False, f"the training gave no model: {error}")
+            self.gates.append(champion_gate(failed, champion.version, None, self.night.gates.champion_margin))
+            self.aliases = {CHAMPION: champion.version}
+            return champion
+        return self.promote(challenger, inputs, who)
 
     def promote(self, challenger: Model, inputs: Inputs, who: Who) -> Model:
         """The model that scores the night: that of tonight, or the champion where that one is better beyond the gate."""

@@ -8,13 +8,14 @@ import os
 import pickle
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
+from recsys_meta.training.failure import FitError
 from recsys_meta.training.module import MetaLearning
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,6 @@ log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 MAX_SKIPPED_SHARE = 0.01
-
-
-class FitError(Exception):
-    """A fit that cannot give a usable learner: the night is refused, the last good scores stay."""
-
-    exit_code: ClassVar[int] = 4
 
 
 class DamagedCheckpoint(Exception):

@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from recsys_meta.algorithms.base import Learner
 from recsys_meta.tensors import EpisodeBatch
-from recsys_meta.training.checkpoints import FitError, Keeper, SealedCheckpoints
+from recsys_meta.training.checkpoints import Keeper, SealedCheckpoints
 from recsys_meta.training.data import Episodes, Sampler
+from recsys_meta.training.failure import FitError
 from recsys_meta.training.module import MetaLearning, Schedule
 from recsys_meta.training.progress import FitProgress
 

@@ -203,6 +203,21 @@ def test_no_model_of_a_later_day_is_a_champion(tmp_path: Path) -> None:
     assert reigning(workspace, "another", date(2026, 10, 30)).model is None
 
 
+def test_where_no_model_comes_of_the_training_the_champion_scores_the_night_and_without_one_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exploding = ("learner.init_args.step_size", "1e30")
+    code, refused = cli(tmp_path, capsys, exploding)
+    assert code == 4
+    assert "not finite" in refused["reason"]
+    first = nightly.nightly(*settings(tmp_path))
+    second = nightly.nightly(*settings(tmp_path, NEXT, exploding))
+    assert second["model_version"] == first["model_version"]
+    assert gate_of(second)["verdict"] == "champion kept"
+    assert "the training gave no model" in gate_of(second)["reason"]
+    assert aliases(tmp_path) == dict.fromkeys(("latest", "champion"), first["model_version"])
+
+
 def test_whoever_rolls_back_has_the_model_of_then_as_the_champion(tmp_path: Path) -> None:
     first, second = nightly.nightly(*settings(tmp_path)), nightly.nightly(*settings(tmp_path, NEXT))
     workspace, later = store.Workspace(tmp_path / "workspace"), date(2026, 11, 1)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.tensors import EpisodeBatch, FeatureSizes, Sizes
-from recsys_meta.training.checkpoints import LAST, PREVIOUS, FitError, read_sealed
+from recsys_meta.training.checkpoints import LAST, PREVIOUS, read_sealed
+from recsys_meta.training.failure import FitError
 from recsys_meta.training.fitting import FitReport, fit
 
 Weights = dict[str, Tensor]
