@@ -98,6 +98,7 @@ def challenged(
     *,
     moment: datetime | None,
     margin: float | None,
+    level: float,
     max_users: int,
     file: Path | None = None,
 ) -> Challenge:
@@ -110,6 +111,7 @@ def challenged(
         training_users: those of whom ``training.validation_share`` is held out; nobody of these trained either model, for who is
             held out follows from the id.
         margin: None: every challenger is promoted.
+        level: of the interval.
         max_users: so many of the held-out users are judged at most, chosen by their ids.
         file: where the outcome is kept, so that the same question gets the same answer without work.
     """
@@ -128,14 +130,14 @@ def challenged(
         [
             *(model.bundle.fingerprint for model in (champion.model, challenger)),
             inputs.fingerprint,
-            f"{moment} {margin} {max_users} {story.seed} {story.training.model_dump_json()}",
+            f"{moment} {margin} {level} {max_users} {story.seed} {story.training.model_dump_json()}",
         ]
     )
     known = _kept(file, question)
     if known is None:
         pair = {CHAMPION: champion.model.bundle, CHALLENGER: challenger.bundle}
         judgements = judged_alike(story, pair, inputs, training_users, moment=moment, max_users=max_users)
-        known = decided(judgements, margin, story.seed)
+        known = decided(judgements, margin, story.seed, level)
         if file is not None:
             write_bytes_atomically(
                 file, json.dumps({"question": question, "answer": known._asdict()}).encode()
@@ -188,7 +190,7 @@ def judged_alike(
     return pl.concat(pages) if pages else pl.DataFrame(schema={"learner": pl.String, "metric": pl.String})
 
 
-def decided(judgements: pl.DataFrame, margin: float, seed: int) -> Challenge:
+def decided(judgements: pl.DataFrame, margin: float, seed: int, level: float = 0.95) -> Challenge:
     """The outcome of these judgements, by the chief metric."""
     metric = next((m for m in (f"ndcg@{_CUTOFF}", "mae") if m in judgements["metric"]), None)
     if metric is None:
@@ -207,7 +209,9 @@ def decided(judgements: pl.DataFrame, margin: float, seed: int) -> Challenge:
         return Challenge(False, "scores of the challenger are not finite", metric)
     if means[CHAMPION]["value"] is None:
         return Challenge(True, "nobody could be judged", metric)
-    pair = paired_differences(chief, CHALLENGER, CHAMPION, draws=_DRAWS, seed=seed).row(0, named=True)
+    pair = paired_differences(chief, CHALLENGER, CHAMPION, draws=_DRAWS, seed=seed, level=level).row(
+        0, named=True
+    )
     sign = -1 if metric in LOWER_IS_BETTER else 1
     base = abs(means[CHAMPION]["value"]) or 1.0
     low, high = sorted(sign * pair[end] / base for end in ("low", "high"))

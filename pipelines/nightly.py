@@ -216,6 +216,7 @@ class Run:
                 who.training,
                 moment=self.moment,
                 margin=gates.champion_margin,
+                level=gates.champion_level,
                 max_users=gates.champion_users,
                 file=self.workspace.model(challenger.version) / "challenge.json",
             )

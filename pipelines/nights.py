@@ -69,7 +69,7 @@ def nights(settings: NightsSettings, fingerprint: str) -> Summary:
         judgements.write_parquet(folder / "judgements.parquet")
         tables = "\n".join([nights_table(rows, REGIMES), totals_table(totals)])
         write_bytes_atomically(folder / "tables.md", tables.encode())
-        write_bytes_atomically(folder / "nights.svg", nights_picture(rows, REGIMES).encode())
+        write_bytes_atomically(folder / "nights.svg", nights_picture(rows, REGIMES, SCRATCH).encode())
         summary = {"nights": rows["night"].n_unique(), "metric": f"ndcg@{settings.cutoff}", "regimes": totals}
         write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1).encode())
     print(tables)
@@ -112,6 +112,7 @@ def one_night(
                 trial.training_users,
                 moment=trial.moment,
                 margin=settings.gates.champion_margin,
+                level=settings.gates.champion_level,
                 max_users=settings.gates.champion_users,
                 file=workspace.model(challenger.version) / f"challenge-{regime}.json",
             )

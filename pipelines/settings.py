@@ -363,6 +363,9 @@ class GateSettings(Settings):
         description="a new model whose paired interval lies below the champion's figure by more than this share is not"
         " promoted; none: all are",
     )
+    champion_level: OpenShare = Field(
+        default=0.95, description="of that interval; with a lower one less evidence keeps the champion"
+    )
     champion_users: PositiveInt = Field(
         default=2000, description="held-out users that both models are judged on, at most"
     )
@@ -374,7 +377,7 @@ class GateSettings(Settings):
         description="refuse to publish when the adaptation of more than this share of the users was not finite",
     )
     max_score_drift: Share | None = Field(
-        default=0.5,
+        default=0.9,
         description="refuse to publish when the distribution of the scores differs by more than this (Kolmogorov-Smirnov)"
         " from the last night of the same settings; none: never",
     )
@@ -659,7 +662,7 @@ class NightsSettings(Story):
     learner: AnyLearner = Field(default=LearnerSettings(), description="what is meta-trained and judged")
     gates: GateSettings = Field(
         default=GateSettings(),
-        description="champion_margin and champion_users, for what is trained every night",
+        description="those of the champion, for what is trained every night",
     )
     max_users: PositiveInt | None = Field(
         default=None, description="so many users are judged a night, drawn by their ids; none: all"

@@ -12,15 +12,15 @@ _COLOURS = ("#c2410c", "#1d4ed8", "#64748b")
 
 
 def nights_table(rows: pl.DataFrame, regimes: Sequence[str]) -> str:
-    """One line per night; a star where the gate kept the champion. rows: night, regime, ndcg, train_seconds, promoted, users."""
-    head = ["night", "users", *(f"NDCG {name}" for name in regimes), *(f"s {name}" for name in regimes)]
+    """One line per night; a star where the gate kept the champion. rows: night, regime, ndcg, cpu_seconds, promoted, users."""
+    head = ["night", "users", *(f"NDCG {name}" for name in regimes), *(f"CPU s {name}" for name in regimes)]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for night in rows["night"].unique().sort():
         of = {row["regime"]: row for row in rows.filter(pl.col("night") == night).iter_rows(named=True)}
         quality = [
             f"{of[name]['ndcg']:.4f}{'*' if of[name]['promoted'] is False else ''}" for name in regimes
         ]
-        seconds = [f"{of[name]['train_seconds'] or 0:.0f}" for name in regimes]
+        seconds = [f"{of[name]['cpu_seconds'] or 0:.0f}" for name in regimes]
         lines.append(f"| {' | '.join([str(night), str(of[regimes[0]]['users']), *quality, *seconds])} |")
     return "\n".join(lines) + "\n"
 
@@ -47,13 +47,22 @@ def totals_table(totals: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def nights_picture(rows: pl.DataFrame, regimes: Sequence[str]) -> str:
-    """An SVG: NDCG of each night above, seconds of training added up below."""
-    added = rows.sort("night").with_columns(
-        pl.col("night").cast(pl.String),
-        pl.col("train_seconds").fill_null(0).cum_sum().over("regime").alias("seconds"),
+def nights_picture(rows: pl.DataFrame, regimes: Sequence[str], against: str) -> str:
+    """An SVG: above by how much NDCG differs each night from that of one regime, below the training added up.
+
+    Differences, because nights differ from each other far more than regimes do.
+    """
+    other = rows.filter(pl.col("regime") == against).select("night", pl.col("ndcg").alias("of_other"))
+    added = (
+        rows.sort("night")
+        .join(other, on="night", maintain_order="left")
+        .with_columns(
+            pl.col("night").cast(pl.String),
+            (pl.col("ndcg") - pl.col("of_other")).alias("difference"),
+            pl.col("cpu_seconds").fill_null(0).cum_sum().over("regime").alias("seconds"),
+        )
     )
-    data = alt.InlineData(added.select("night", "regime", "ndcg", "seconds").to_dicts())
+    data = alt.InlineData(added.select("night", "regime", "difference", "seconds").to_dicts())
     colour = alt.Color(
         "regime:N",
         scale=alt.Scale(domain=list(regimes), range=list(_COLOURS[: len(regimes)])),
@@ -65,13 +74,13 @@ def nights_picture(rows: pl.DataFrame, regimes: Sequence[str]) -> str:
         .mark_line(point=alt.OverlayMarkDef(size=30), strokeWidth=2)
         .encode(
             x=alt.X("night:T", title=None, axis=days),
-            y=alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=zero), axis=alt.Axis(labelFontSize=12)),
+            y=alt.Y(f"{field}:Q", title=title, axis=alt.Axis(labelFontSize=12)),
             color=colour,
         )
         .properties(width=_WIDTH, height=_HEIGHT)
-        for field, title, zero in (
-            ("ndcg", "NDCG on the next day", False),
-            ("seconds", "training, s in all", True),
+        for field, title in (
+            ("difference", f"NDCG, difference to {against}"),
+            ("seconds", "training, CPU s in all"),
         )
     ]
     picture: str = vl_convert.vegalite_to_svg(alt.vconcat(*charts).to_json())

@@ -139,7 +139,7 @@ def test_a_night_whose_scores_have_jumped_is_refused_unless_the_setting_lets_it_
 ) -> None:
     first = nightly.nightly(*settings(tmp_path))
     trained = nightly.train(*settings(tmp_path, NEXT))
-    spoiled(tmp_path, trained["model_version"], lambda weight: weight.mul_(3))
+    spoiled(tmp_path, trained["model_version"], lambda weight: weight.mul_(10))
     all_promoted = ("gates.champion_margin", "null")
     code, refused = cli(tmp_path, capsys, NEXT, all_promoted)
     assert (code, refused["status"]) == (4, "refused")
@@ -290,6 +290,15 @@ def test_a_difference_that_may_be_chance_promotes() -> None:
     assert found.low is not None
     assert found.high is not None
     assert found.low < 0 < found.high
+
+
+def test_with_less_evidence_asked_for_a_difference_that_may_be_chance_keeps_the_champion() -> None:
+    chance = np.random.default_rng(3)
+    champion = chance.random(40)
+    challenger = champion - 0.05 + 0.25 * chance.standard_normal(40)
+    table = judgements(champion.tolist(), challenger.tolist())
+    assert decided(table, 0.01, 0, 0.95).promoted
+    assert not decided(table, 0.01, 0, 0.5).promoted
 
 
 def test_of_errors_less_is_better() -> None:

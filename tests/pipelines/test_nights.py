@@ -88,7 +88,7 @@ def test_tables_and_picture_say_what_was_kept_and_what_it_cost() -> None:
                 "night": date(2026, 3, day),
                 "regime": name,
                 "ndcg": 0.1 * day,
-                "train_seconds": 5.0,
+                "cpu_seconds": 5.0,
                 "promoted": kept,
                 "users": 7,
             }
@@ -97,7 +97,7 @@ def test_tables_and_picture_say_what_was_kept_and_what_it_cost() -> None:
         ]
     )
     assert "| 2026-03-02 | 7 | 0.2000* | 0.2000* | 5 | 5 |" in nights_table(rows, ("warm", "never"))
-    assert "NDCG on the next day" in nights_picture(rows, ("warm", "never"))
+    assert "difference to never" in nights_picture(rows, ("warm", "never"), "never")
     total = {
         "regime": "warm",
         "ndcg": 0.2,
