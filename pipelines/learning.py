@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 _LARGEST_SOFTMAX = 50_000  # items; beyond, a step over all of them costs more than it teaches
 
+# What reading a description that somebody has damaged may raise.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BundleError)
+
 _MICROSECOND = timedelta(microseconds=1)
 _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
 _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
@@ -254,8 +257,9 @@ def encoders_of(
     """Of users and items, fitted on what is trained on; those of a warm start grow."""
     item_ids = events["item_id"].unique().sort()
     if warm is not None:
-        return warm.user_encoder.grown(training_users, inputs.users), warm.item_encoder.grown(
-            item_ids, inputs.items
+        return (
+            warm.user_encoder.grown(training_users, inputs.users),
+            warm.item_encoder.grown(item_ids, inputs.items),
         )
     return (
         FeatureEncoder.fit(training_users, inputs.users, declared(story.users), use_ids=False),
@@ -310,15 +314,7 @@ def newest_bundle(workspace: store.Workspace, recipe: str, run_date: date, days:
             if meta.get("recipe") != recipe:
                 continue
             check_bundle(description.parent)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            BundleError,
-        ) as error:
+        except _UNREADABLE as error:
             log.warning("not used again: %s is damaged (%s)", description.parent, error)
             continue
         if 0 < (run_date - date.fromisoformat(meta["run_date"])).days <= days:
@@ -397,13 +393,10 @@ def sampler_of(
 
 
 def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Tensor:
-    """Those of the rows whose newest event is not before the moment."""
+    """Those of the rows whose newest event is not before the moment. histories: with times."""
     some = rows[histories.lengths[rows] > 0]
-    return (
-        some[histories.times[histories.offsets[some + 1] - 1] >= microseconds(since)]
-        if histories.timed
-        else rows
-    )
+    newest = histories.times[histories.offsets[some + 1] - 1]
+    return some[newest >= microseconds(since)]
 
 
 def validation_of(*arguments: Any) -> list[EpisodeBatch]:

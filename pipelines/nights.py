@@ -53,17 +53,17 @@ def nights(settings: NightsSettings, fingerprint: str) -> Summary:
         inputs = read_inputs(settings, None)
         folder = workspace.root / "nights" / fingerprint[:8]
         folder.mkdir(parents=True, exist_ok=True)
-        serving: dict[str, Model] = {}
-        found: list[Night] = []
+        serving: dict[str, Model] = {}  # bundles may be large: none is kept that does not serve
+        found: list[tuple[dict[str, Any], pl.DataFrame]] = []
         for day in days_of(settings):
             trial = trial_of_night(settings, day, inputs)
             for regime in REGIMES:
                 night = one_night(settings, regime, day, trial, serving.get(regime), workspace)
                 serving[regime] = night.model
-                found.append(night)
+                found.append((night.row, night.judgements))
                 log.info("%s %s: %s", day, regime, night.row)
-        rows = pl.DataFrame([night.row for night in found], infer_schema_length=None)
-        judgements = pl.concat([night.judgements for night in found])
+        rows = pl.DataFrame([row for row, _ in found], infer_schema_length=None)
+        judgements = pl.concat([page for _, page in found])
         totals = totals_of(rows, judgements, settings)
         rows.write_parquet(folder / "nights.parquet")
         judgements.write_parquet(folder / "judgements.parquet")

@@ -356,7 +356,7 @@ class PublishSettings(Settings):
 
 
 class GateSettings(Settings):
-    """What a night has to pass before it is published. Gates change no row: a night let through keeps its name."""
+    """What a night has to pass before it is published. No part of a run's name: a night let through keeps it."""
 
     champion_margin: Annotated[FiniteFloat, Field(ge=0.0)] | None = Field(
         default=0.01,
