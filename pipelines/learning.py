@@ -147,7 +147,7 @@ def fit_or_reuse(
         if warm is not None:
             learner.continue_from(warm.learner.state_dict())
         draw = partial(sampler_of, story, learner, histories, users, training_users, clock, train, moment)
-        sampler = draw(since_of(warm))
+        sampler = draw(None if moment is None else since_of(warm))
         if warm is not None and len(sampler) == 0:  # no task is new
             sampler = draw()
         validation = validation_of(story, learner, histories, users, training_users, clock, held_out, moment)

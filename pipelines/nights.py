@@ -124,6 +124,7 @@ def one_night(
     row |= {
         "night": day,
         "regime": regime,
+        "model_version": model.version,
         "promoted": promoted,
         "users": len(trial.tasks.user_ids),
         "ndcg": judgements["value"].mean(),
