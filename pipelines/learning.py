@@ -154,7 +154,7 @@ def fit_or_reuse(
         if len(sampler) == 0:
             raise ingest.InputError(
                 f"no episode can be drawn from the {events.height} events of {len(train)} users to train on"
-                f" (training.split: {story.training.split}; see training.moments and cold.below)"
+                f" (training.split: {story.split}; see training.moments and cold.below)"
             )
         with importing():  # Lightning: seconds that a night without training does not need
             from recsys_meta.training.fitting import fit
@@ -351,7 +351,7 @@ def sampler_of(
 ) -> Sampler:
     """What draws the episodes of these users, as ``training`` says; ``since``: those alone that are new since then."""
     training = story.training
-    if since is not None and training.split != "moment":
+    if since is not None and story.split != "moment":
         rows = newer(histories, rows, since)
     mine, theirs, keys = histories.take(rows), users.take(rows), user_keys(user_ids)[rows]
     drawn: dict[str, Any] = {
@@ -363,7 +363,7 @@ def sampler_of(
         "negatives": learner.negatives,
         "keys": keys,
     }
-    if training.split == "moment":
+    if story.split == "moment":
         if moment is None:
             raise ValueError("episodes around moments need the moment of the run")
         every, over, horizon = training.moments.every, training.moments.over, training.moments.horizon
@@ -386,7 +386,7 @@ def sampler_of(
         theirs,
         clock.at(None),
         shots=training.shots or _SHOTS,
-        by_time=training.split == "time",
+        by_time=story.split == "time",
         min_query=1,
         **drawn,
     )

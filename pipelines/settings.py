@@ -284,8 +284,9 @@ class TrainingSettings(Settings):
     validation_share: OpenShare = Field(
         default=0.05, description="share of the training users held out to judge epochs"
     )
-    split: Literal["random", "time", "moment"] = Field(
-        default="random", description="support and query: at random, query later, or around a common moment"
+    split: Literal["auto", "random", "time", "moment"] = Field(
+        default="auto",
+        description="support and query: at random, query later (time), or around a common moment; auto: time where it is known",
     )
     shots: tuple[NonNegativeInt, ...] | None = Field(
         default=None,
@@ -416,12 +417,19 @@ class Story(Settings):
         default=TrainingSettings(), description="how the learner is meta-trained"
     )
 
+    @property
+    def split(self) -> Literal["random", "time", "moment"]:
+        """How support and query are told apart in training: as set, or as whoever is served does things, one after the other."""
+        if self.training.split != "auto":
+            return self.training.split
+        return "random" if self.interactions.timestamp is None else "time"
+
     @model_validator(mode="after")
     def _windows_need_time(self) -> Self:
         timed = {
             "popularity_window": self.popularity_window is not None,
             "item_windows": bool(self.item_windows),
-            "training.split": self.training.split != "random",
+            "training.split": self.training.split in ("time", "moment"),
             "candidates.seen_within": self.candidates.seen_within is not None,
             **self._timed(),
         }

@@ -81,6 +81,20 @@ def test_a_source_has_the_settings_of_ingest():
 
 
 @pytest.mark.parametrize(
+    ("timestamp", "split", "expected"),
+    [
+        (None, "auto", "random"),
+        ("at", "auto", "time"),
+        ("at", "random", "random"),
+        ("at", "moment", "moment"),
+    ],
+)
+def test_where_time_is_known_training_asks_for_what_comes_later(timestamp, split, expected):
+    changes = {"interactions": {"path": "a", "timestamp": timestamp}, "training": {"split": split}}
+    assert NightSettings(**{**NIGHT, **changes}).split == expected
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"interactions": {"path": "a", "table": "t", "query": "q"}}, "table and query"),
