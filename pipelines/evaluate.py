@@ -143,11 +143,10 @@ def judge_all(
         )
         log.info("%s: fitted in %.1f s, judged in %.1f s", name, fitting.seconds, judging.seconds)
     if few.user_ids.n_unique() >= _SHUFFLED_FROM:
-        for place, page in enumerate(mixed):
-            # A baseline may begin with nothing and learn from any labels what others know beforehand: that is no leak.
-            check_shuffled_labels(
-                page, priors[place] if place < len(settings.learners) else pl.concat(priors)
-            )
+        for page in mixed:
+            # How many shots there are, and what the judged like as a whole, even shuffled labels tell: what anybody knows
+            # beforehand is no leak.
+            check_shuffled_labels(page, pl.concat(priors))
     else:
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
     unadapted = unadapted or [pages[0].clear()]

@@ -274,8 +274,13 @@ class MomentSettings(Settings):
 class TrainingSettings(Settings):
     """How the shared initialization is meta-trained."""
 
-    max_epochs: PositiveInt = Field(default=30, description="passes over the training users, at most")
-    batch_size: PositiveInt = Field(default=64, description="users per step of the outer loop")
+    max_epochs: PositiveInt | None = Field(
+        default=None,
+        description="passes over the training users, at most; none: as many as make some 1,500 steps, from 2 to 30",
+    )
+    batch_size: PositiveInt | None = Field(
+        default=None, description="users per step of the outer loop; none: 64, and 128 from 10,000 users on"
+    )
     outer_lr: FiniteFloat = Field(default=0.003, gt=0.0, description="step size of the outer loop (Adam)")
     weight_decay: FiniteFloat = Field(default=0.0, ge=0.0, description="of the outer loop")
     patience: PositiveInt = Field(
