@@ -37,6 +37,7 @@ from recsys_meta.evaluation.intervals import (
 )
 from recsys_meta.evaluation.report import markdown
 from recsys_meta.evaluation.sanity import (
+    beyond_strangers,
     check_batch_size,
     check_disjoint,
     check_oracle,
@@ -131,7 +132,8 @@ def judge_all(
         run = partial(judge_few, story, learner, some, catalogue, name)
         check_batch_size(partial(run, few), (64, 17))
         shuffled = with_shuffled_labels(few, settings.seed)
-        mixed.append(run(shuffled))
+        strangers = shuffled._replace(query=few.query.take(torch.arange(len(few.user_ids)).roll(1)))
+        mixed.append(beyond_strangers(run(shuffled), run(strangers), run(strangers, adapted=False)))
         priors.append(run(shuffled, adapted=False))
         costs.append(
             {
@@ -143,10 +145,11 @@ def judge_all(
         )
         log.info("%s: fitted in %.1f s, judged in %.1f s", name, fitting.seconds, judging.seconds)
     if few.user_ids.n_unique() >= _SHUFFLED_FROM:
-        for page in mixed:
-            # How many shots there are, and what the judged like as a whole, even shuffled labels tell: what anybody knows
-            # beforehand is no leak.
-            check_shuffled_labels(page, pl.concat(priors))
+        for place, page in enumerate(mixed):
+            # A baseline may begin with nothing and learn from any labels what others know beforehand: that is no leak.
+            check_shuffled_labels(
+                page, priors[place] if place < len(settings.learners) else pl.concat(priors)
+            )
     else:
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
     unadapted = unadapted or [pages[0].clear()]
