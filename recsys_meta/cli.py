@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from pipelines.outcomes import ConfigError
+from pipelines.printable import printable
 from recsys_meta import __version__
 
 STATUSES: Mapping[int, str] = {
@@ -67,11 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _ended(130, "interrupted; the same command continues")
     except Exception as error:
         code = _exit_code(error)
-        if code == 1:
+        reason = printable(str(error) or type(error).__name__)
+        if code == 1 and not _of_the_machine(error):
             traceback.print_exc()
         else:
-            print(error, file=sys.stderr)
-        return _ended(code, str(error) or type(error).__name__, getattr(error, "details", {}))
+            print(reason, file=sys.stderr)
+        return _ended(code, reason, getattr(error, "details", {}))
 
 
 def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -222,10 +224,17 @@ def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
 # Saying -------------------------------------------------------------------------------------------------------------
 
 
+class _Printable(logging.Formatter):
+    """Lines that cannot drive the terminal they are read in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def _logging(*, quiet: bool) -> Iterator[None]:
     """Logs and warnings to stderr while a command runs; a program that calls ``main`` keeps its own logging."""
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter = _Printable("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -250,6 +259,18 @@ def _exit_code(error: Exception) -> int:
     if ingest is not None and isinstance(error, ingest.InputError):
         return 3
     return int(getattr(error, "exit_code", 1))
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether the machine refused (a full disk, no rights, no memory): the message says all, a traceback nothing more."""
+    if isinstance(error, OSError | MemoryError):
+        return True
+    duckdb, torch = sys.modules.get("duckdb"), sys.modules.get("torch")
+    if duckdb is not None and isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+        return True
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch, of the CPU
 
 
 def _ended(code: int, reason: str, details: Mapping[str, Any] | None = None) -> int:
