@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args, rest = _parser().parse_known_args(arguments)
         with _logging(quiet=args.quiet):
-            if args.verb == "runs":
-                return _runs(args, rest)
+            if args.verb in OWN_VERBS:
+                return OWN_VERBS[args.verb](args, rest)
             return _story(VERBS[args.verb], args, rest)
     except KeyboardInterrupt:
         return _ended(130, "interrupted; the same command continues")
@@ -100,19 +100,7 @@ def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _runs(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    if (args.workspace is None) == (not args.config):
-        raise ConfigError(["command line: runs needs either --workspace or --config"])
-    if args.workspace is not None and rest:
-        raise ConfigError([f"command line: {' '.join(rest)} is not understood beside --workspace"])
-    if args.workspace is None:
-        from pipelines.loading import load
-        from pipelines.settings import NightSettings
-
-        workspace = load(NightSettings, args.config, _overrides(rest), os.environ).settings.workspace
-    else:
-        workspace = args.workspace.expanduser()
-    if not workspace.is_dir():
-        raise ConfigError([f"command line: there is no workspace {workspace}"])
+    workspace = _workspace(args, rest)
 
     from recsys_meta import store
 
@@ -127,6 +115,47 @@ def _runs(args: argparse.Namespace, rest: Sequence[str]) -> int:
     latest = next((row["run_id"] for row in table.to_dicts() if row["is_latest"]), None)
     _print_json({"workspace": workspace, "runs": table.height, "latest": latest})
     return 0
+
+
+def _rollback(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    workspace = _workspace(args, rest)
+
+    from recsys_meta import store
+
+    if not (workspace / "runs").is_dir():
+        raise ConfigError([f"command line: {workspace} is no workspace: nothing was ever published there"])
+    done = store.rollback(store.Workspace(workspace), args.to, dry_run=args.dry_run)
+    before = f"before: {done.before}" if done.before else "before: nothing that could be read"
+    print(f"{'would be in force' if args.dry_run else 'in force'}: {done.run_id} ({before})")
+    for run_id in done.skipped:
+        print(f"passed over, damaged: {run_id}")
+    status = "would roll back" if args.dry_run else "rolled back"
+    _print_json({"status": status, "workspace": workspace, **done._asdict()})
+    return 0
+
+
+def _workspace(args: argparse.Namespace, rest: Sequence[str]) -> Path:
+    """The workspace of a command that is given it, or a config that names it."""
+    if (args.workspace is None) == (not args.config):
+        raise ConfigError([f"command line: {args.verb} needs either --workspace or --config"])
+    if args.workspace is not None and rest:
+        raise ConfigError([f"command line: {' '.join(rest)} is not understood beside --workspace"])
+    if args.workspace is None:
+        from pipelines.loading import load
+        from pipelines.settings import NightSettings
+
+        workspace = load(NightSettings, args.config, _overrides(rest), os.environ).settings.workspace
+    else:
+        workspace = args.workspace.expanduser()
+    if not workspace.is_dir():
+        raise ConfigError([f"command line: there is no workspace {workspace}"])
+    return Path(workspace)
+
+
+OWN_VERBS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
+    "runs": _runs,
+    "rollback": _rollback,
+}
 
 
 def _cell(name: str, value: object) -> str:
@@ -181,11 +210,24 @@ def _parser() -> argparse.ArgumentParser:
             choices=("plain", "comments"),
             help="print the settings as they would be used, and stop; with comments: each under its description",
         )
-    runs = verbs.add_parser("runs", help="list the published runs of a workspace", allow_abbrev=False)
-    _add_config(runs)
-    runs.add_argument("--workspace", type=Path, help="the workspace, instead of a config that names it")
+    runs = _own(verbs, "runs", "list the published runs of a workspace")
     runs.add_argument("--json", action="store_true", help="print the list as JSON")
+    rollback = _own(
+        verbs, "rollback", "put an earlier published run in force again, the newest that is intact"
+    )
+    rollback.add_argument(
+        "--to", metavar="RUN_ID", help="that run, instead of the one before the run in force"
+    )
+    rollback.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
     return parser
+
+
+def _own(verbs: Any, name: str, sentence: str) -> _Parser:
+    """A command about a workspace rather than a story."""
+    command: _Parser = verbs.add_parser(name, help=sentence, description=sentence, allow_abbrev=False)
+    _add_config(command)
+    command.add_argument("--workspace", type=Path, help="the workspace, instead of a config that names it")
+    return command
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
