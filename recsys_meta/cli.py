@@ -134,11 +134,37 @@ def _rollback(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
+def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    workspace = _workspace(args, rest)
+    from pipelines.starting import importing
+
+    with importing():
+        from pipelines.doctor import doctor
+        from pipelines.loading import load
+        from pipelines.settings import NightSettings
+        from recsys_meta import store
+
+    night = load(NightSettings, args.config, _overrides(rest), os.environ).settings if args.config else None
+    findings = doctor(store.Workspace(workspace), night, fix=args.fix)
+    for finding in findings:
+        print(printable(f"{finding.level:<8} {finding.check:<12} {finding.said}"))
+        if finding.advice:
+            print(f"{'':<21} -> {printable(finding.advice)}")
+    counts = {
+        f"{level}s": sum(finding.level == level for finding in findings) for level in ("error", "warning")
+    }
+    details = {"workspace": workspace, **counts, "findings": [finding._asdict() for finding in findings]}
+    if counts["errors"]:
+        return _ended(3, f"{counts['errors']} errors, {counts['warnings']} warnings", details)
+    _print_json({"status": "healthy", **details})
+    return 0
+
+
 def _workspace(args: argparse.Namespace, rest: Sequence[str]) -> Path:
-    """The workspace of a command that is given it, or a config that names it."""
-    if (args.workspace is None) == (not args.config):
+    """The workspace of a command that is given it, or a config that names it; given both, the former."""
+    if args.workspace is None and not args.config:
         raise ConfigError([f"command line: {args.verb} needs either --workspace or --config"])
-    if args.workspace is not None and rest:
+    if rest and not args.config:
         raise ConfigError([f"command line: {' '.join(rest)} is not understood beside --workspace"])
     if args.workspace is None:
         from pipelines.loading import load
@@ -155,6 +181,7 @@ def _workspace(args: argparse.Namespace, rest: Sequence[str]) -> Path:
 OWN_VERBS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
     "runs": _runs,
     "rollback": _rollback,
+    "doctor": _doctor,
 }
 
 
@@ -219,6 +246,12 @@ def _parser() -> argparse.ArgumentParser:
         "--to", metavar="RUN_ID", help="that run, instead of the one before the run in force"
     )
     rollback.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    doctor = _own(
+        verbs, "doctor", "say what is the matter with a workspace; with a config, with its data set too"
+    )
+    doctor.add_argument(
+        "--fix", action="store_true", help="remove what killed commands left behind, and nothing else"
+    )
     return parser
 
 

@@ -1,5 +1,6 @@
 """Tables to DuckDB: runs, their parts, and the one set of scores in force."""
 
+from recsys_meta.store.examine import Finding, examine, removable
 from recsys_meta.store.fingerprint import file_fingerprint, fingerprint
 from recsys_meta.store.manifest import Damaged, Manifest, RunRecord
 from recsys_meta.store.parts import RunFolder
@@ -10,6 +11,7 @@ from recsys_meta.store.workspace import AlreadyRunning, NoWorkspace, Workspace
 __all__ = [
     "AlreadyRunning",
     "Damaged",
+    "Finding",
     "Manifest",
     "NoSuchRun",
     "NoWorkspace",
@@ -19,10 +21,12 @@ __all__ = [
     "RunFolder",
     "RunRecord",
     "Workspace",
+    "examine",
     "file_fingerprint",
     "fingerprint",
     "publish",
     "read_scores",
+    "removable",
     "rollback",
     "runs",
     "verify",

@@ -118,6 +118,13 @@ class Workspace:
                 _held.remove(descriptor)
                 os.close(descriptor)
 
+    def holder(self) -> str:
+        """Who has taken the lock last, in words."""
+        try:
+            return _holder((self.root / ".lock").read_bytes()[:4096])
+        except OSError:
+            return "nobody"
+
     def run(self, run_id: str) -> RunFolder:
         """The folder of a run, existing or not. Raises ValueError for a name that is not plain.
 
