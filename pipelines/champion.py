@@ -313,5 +313,5 @@ def _kept(file: Path | None, question: str) -> Challenge | None:
     try:
         found: Mapping[str, Any] = {} if file is None else json.loads(file.read_bytes())
         return Challenge(**found["answer"]) if found.get("question") == question else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

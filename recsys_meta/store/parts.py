@@ -128,7 +128,11 @@ class RunFolder:
     def finished(self, number: int) -> bool:
         """Whether shard ``number`` has recorded its end and its parts are at hand."""
         record = _read(self._finished(number))
-        return record is not None and all(self._recorded(table, number) for table in record["tables"])
+        return (
+            isinstance(record, dict)
+            and {"tables", "summary"} <= record.keys()
+            and all(self._recorded(table, number) for table in record["tables"])
+        )
 
     def shards(self) -> dict[int, dict[str, Any]]:
         """The summaries of all finished shards, by number."""
@@ -159,7 +163,8 @@ class RunFolder:
     def verify_parts(self, table: str) -> None:
         """Raises Damaged where a recorded part is not what was written; it is dropped, so that a rerun makes it anew."""
         for path in self.part_files(table):
-            if sha256_of(path) != _read(path.with_suffix(".json"))["sha256"]:
+            record = _read(path.with_suffix(".json"))
+            if not isinstance(record, dict) or sha256_of(path) != record.get("sha256"):
                 path.with_suffix(".json").unlink()
                 raise Damaged(
                     f"{path}: not the part that was written; dropped, the same command again makes it anew"
@@ -213,8 +218,8 @@ def _counted(number: int) -> int:
 
 
 def _read(path: Path) -> Any:
-    """The content of a JSON file; None where there is no file."""
+    """The content of a JSON file; None where there is no file, or one that is damaged: it counts for nothing."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
