@@ -956,3 +956,66 @@ class ExperimentSettings(ReadingSettings):
         if self.shares and self.control not in self.shares:
             raise ValueError(f"control {self.control!r} is none of shares; found {list(self.shares)}")
         return self
+
+
+class StatedSettings(Settings):
+    """Figures of a metric that are known already."""
+
+    mean: FiniteFloat = Field(description="of the users")
+    standard_deviation: FiniteFloat = Field(gt=0.0, description="of the users")
+    users_a_day: FiniteFloat = Field(gt=0.0, description="who come for the first time on a day of the test")
+    covariate_correlation: FiniteFloat = Field(
+        default=0.0,
+        ge=-1.0,
+        le=1.0,
+        description="with what is known of users from before (CUPED); 0: nothing is",
+    )
+
+
+class PowerSettings(ReadingSettings):
+    """Before an experiment: how many users, for how long, to see a lift."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    metric: AnyMetric = Field(
+        default=MetricSettings(name="interactions"),
+        description="a mean or a ratio; without outcomes one of the interactions themselves, whatever it is called",
+    )
+    interactions: InteractionSettings | None = Field(
+        default=None, description="who comes when, and covariates; with its timestamp"
+    )
+    outcomes: OutcomeSettings | None = Field(
+        default=None, description="what users did; none: the interactions are what is counted"
+    )
+    stated: StatedSettings | None = Field(
+        default=None, description="figures that are known already, instead of tables"
+    )
+    days: tuple[PositiveInt, ...] = Field(
+        default=(7, 14, 21, 28),
+        min_length=1,
+        description="lengths of a test; each is measured on the last so many days of the interactions",
+    )
+    lifts: tuple[Annotated[FiniteFloat, Field(gt=0.0)], ...] = Field(
+        default=(0.01, 0.02, 0.05, 0.1), description="relative effects that users and days are wanted for"
+    )
+    treatment_share: OpenShare = Field(default=0.5, description="of the users, in the treatment")
+    pre_period: Duration | None = Field(
+        default=None,
+        description="covariates look back so far from a user's first visit; none: to the beginning",
+    )
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in a source above which the run stops"
+    )
+
+    @model_validator(mode="after")
+    def _tables_or_figures(self) -> Self:
+        if (self.stated is None) == (self.interactions is None):
+            raise ValueError("expected either interactions, to measure on, or stated figures")
+        if self.interactions is not None and self.interactions.timestamp is None:
+            raise ValueError("expected interactions.timestamp: a test is measured in days")
+        if self.stated is not None and self.outcomes is not None:
+            raise ValueError("outcomes are given beside stated figures; expected one of them")
+        if self.metric.kind == "quantile" or self.metric.guardrail is not None:
+            raise ValueError("metric: expected a mean or a ratio, and no guardrail")
+        return self

@@ -62,6 +62,23 @@ def deciding_interval(row: Mapping[str, Any]) -> tuple[float | None, float | Non
     return row[f"{prefix}low"], row[f"{prefix}high"]
 
 
+def aa_markdown(alarms: pl.DataFrame, level: float) -> str:
+    """How often random splits of the same users looked different. alarms: rows of reassignment.FalseAlarms."""
+    lines = [
+        f"Random splits that look different (should be {1.0 - level:.1%}), and whether their p-values are uniform:",
+        "",
+        "| metric | analysed | splits | false positives | 95 % interval | p of uniformity |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in alarms.iter_rows(named=True):
+        off = "" if row["rate_low"] <= 1.0 - level <= row["rate_high"] else " **off**"
+        lines.append(
+            f"| {_cell(row['metric'])} | {row['analysis']} | {row['draws']:,} | {row['rate']:.2%}{off}"
+            f" | {row['rate_low']:.2%} to {row['rate_high']:.2%} | {row['uniform_p_value']:.3g} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _cell(text: str) -> str:
     """A name that cannot break out of its cell."""
     return text.replace("|", "\\|").replace("\n", " ")
