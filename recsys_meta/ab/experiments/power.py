@@ -1,6 +1,6 @@
 """Before the test: how many users, for how long, to see how much.
 
-Of a test that is read once tea-tasting says it (two-sided t-test). One that may be looked at every day pays with a wider
+Of a test that is read once tea-tasting says it (two-sided z-test). One that may be looked at every day pays with a wider
 interval: its minimum detectable effect is larger by (c + z_power) / (z_(1 - alpha/2) + z_power), with c half the width of the
 always-valid band in standard errors (``always_valid``), and the users needed by the square of that.
 """
@@ -73,7 +73,8 @@ def days_needed(horizons: list[Horizon], needed: list[int]) -> tuple[int | None,
 
 def _solved(at: Horizon, parameter: str, share: float, level: float, power: float, **given: float) -> float:
     """What tea-tasting finds for one parameter."""
-    metric = tt.Mean("x", alpha=1.0 - level, power=power, ratio=share / (1.0 - share), **given)
+    # Normal, not t: with the users of a test no digit differs, and scipy's noncentral t gives NaN for many of them.
+    metric = tt.Mean("x", use_t=False, alpha=1.0 - level, power=power, ratio=share / (1.0 - share), **given)
     sample = Aggregates(count_=at.users, mean_={"x": at.mean}, var_={"x": at.deviation**2}, cov_={})
     (result,) = metric.solve_power_from_aggregates(sample, parameter)
     return float(getattr(result, parameter))
