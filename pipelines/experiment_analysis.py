@@ -16,7 +16,13 @@ from recsys_meta.ab.experiments.measuring import Daily, before, daily, steps, to
 from recsys_meta.ab.experiments.metrics import EXPOSURES, Metric
 from recsys_meta.ab.experiments.population import Population, population
 from recsys_meta.ab.experiments.reassignment import FalseAlarms, false_alarms, rows_of
-from recsys_meta.reports.experiment import aa_markdown, deciding_interval, experiment_markdown
+from recsys_meta.reports.experiment import (
+    Told,
+    aa_markdown,
+    deciding_interval,
+    experiment_markdown,
+    experiment_page,
+)
 from recsys_meta.store.atomic import write_bytes_atomically
 from recsys_meta.store.experiments import EXPERIMENTS_FILE, write_experiment
 from recsys_meta.tables import INSTANT, USER_ID
@@ -300,6 +306,10 @@ def write(
     found.effects.write_parquet(folder / "effects.parquet")
     found.looks.write_parquet(folder / "looks.parquet")
     write_bytes_atomically(folder / "tables.md", text.encode())
+    page = experiment_page(
+        Told(title, facts_of(settings, measured), settings.control, measured.metrics, settings.level, found)
+    )
+    write_bytes_atomically(folder / "report.html", page.encode())
     write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1, default=str).encode())
     write_experiment(
         workspace.root / EXPERIMENTS_FILE,
@@ -311,7 +321,30 @@ def write(
         },
     )
     print(text)
+    print(f"{folder / 'report.html'}\n")
     return summary
+
+
+def facts_of(settings: ExperimentSettings, measured: Measured) -> dict[str, str]:
+    """What stands under the title of the page."""
+    people = measured.people
+    rule = "left out" if settings.crossed == "exclude" else "kept with the variant seen first"
+    end = f" (planned end: {settings.planned_end})" if settings.planned_end is not None else ""
+    reading = (
+        "once, at the planned end"
+        if measured.reading == "once"
+        else "on any day: always-valid intervals decide"
+    )
+    return {
+        "control": settings.control,
+        "users": f"{people.users.height:,}; {people.crossed:,} seen in several variants, {rule}",
+        "days": f"{measured.first:%Y-%m-%d} to {measured.last:%Y-%m-%d}{end}",
+        "read": reading,
+        "not counted": f"{measured.rows.before_exposure:,} outcomes before the first exposure, {measured.rows.too_late:,} after"
+        f" the end or the window, {measured.rows.of_others:,} rows of users who take no part",
+        "correction": f"{settings.correction} over the metrics, {settings.segment_correction} over segments",
+        "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
 
 
 def records_of(settings: ExperimentSettings, measured: Measured, found: Analysis) -> pl.DataFrame:
