@@ -41,6 +41,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], type[BaseModel] | None], ...] =
     ("Training", "`training`", settings.TrainingSettings, None),
     ("Moments", "`training.moments`", settings.MomentSettings, None),
     ("Adaptation", "`adaptation`", settings.AdaptationSettings, None),
+    ("Slates", "`slate`", settings.SlateSettings, None),
     ("Publishing", "`publish`", settings.PublishSettings, None),
     ("Gates", "`gates`", settings.GateSettings, None),
     ("Rating episodes", "`protocol` with `kind: rating`", settings.RatingProtocol, None),

@@ -339,6 +339,26 @@ class AdaptationSettings(Settings):
     )
 
 
+class SlateSettings(Settings):
+    """Slates drawn at random from the best of each user, every item with the probability of being shown where it is."""
+
+    policy: Literal["plackett_luce"] = Field(
+        default="plackett_luce", description="position by position a softmax over the scores that are left"
+    )
+    temperature: FiniteFloat = Field(
+        default=1.0,
+        ge=0.0,
+        description="of the softmax, in units of the scores; 0: the best that is left, except where explored",
+    )
+    exploration: Share = Field(
+        default=0.0, description="share of the positions where all that is left of the pool is as probable"
+    )
+    pool: PositiveInt = Field(default=100, description="so many of the best are drawn from, top_k at least")
+    seed: NonNegativeInt | None = Field(
+        default=None, description="of the slates, which each day draws anew; none: the seed of all else"
+    )
+
+
 class PublishSettings(Settings):
     """What is published, and for how long it stays."""
 
@@ -459,6 +479,9 @@ class NightSettings(Story):
     ] = Field(default="cold", description="who is scored: cold, all, or a table of ids (path, id)")
     exclude_consumed: bool = Field(default=True, description="whether what a user already met is left out")
     top_k: PositiveInt = Field(default=20, description="items published per user")
+    slate: SlateSettings | None = Field(
+        default=None, description="lists are drawn at random, with propensities; none: the best, in order"
+    )
     learner: AnyLearner = Field(default=LearnerSettings(), description="what is meta-trained and adapted")
     adaptation: AdaptationSettings = Field(default=AdaptationSettings(), description="how users are streamed")
     publish: PublishSettings = Field(
@@ -467,6 +490,14 @@ class NightSettings(Story):
     gates: GateSettings = Field(
         default=GateSettings(), description="what a night has to pass before it is published"
     )
+
+    @model_validator(mode="after")
+    def _pool_holds_a_slate(self) -> Self:
+        if self.slate is not None and self.slate.pool < self.top_k:
+            raise ValueError(
+                f"slate.pool is {self.slate.pool} and top_k {self.top_k}; expected a pool of top_k at least"
+            )
+        return self
 
 
 Shot = NonNegativeInt | Literal["all"]
