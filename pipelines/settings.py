@@ -796,3 +796,194 @@ class SuiteSettings(Settings):
     judge: Literal["test", "validation"] | None = Field(
         default=None, description="who is judged in all of them; none: as each config says"
     )
+
+
+class ExposureSettings(SourceSettings):
+    """Who was exposed to which variant: one row per shown item, or any number of rows per user."""
+
+    experiment: str | None = Field(
+        default="experiment",
+        description="column of the experiment's name; none: the table holds one experiment",
+    )
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    variant: str = Field(default="variant", description="column of the variant that the user was assigned to")
+    exposed_at: str = Field(default="exposed_at", description="column of the time")
+    time_unit: TimeUnit = Field(
+        default="auto", description="of a number: since 1970, UTC; auto tells it by the size"
+    )
+
+
+class OutcomeSettings(SourceSettings):
+    """What users did: one row per event and metric."""
+
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    metric: str | None = Field(
+        default="metric",
+        description="column of the metric's name; none: all rows are of the metric called so",
+    )
+    called: str | None = Field(default=None, description="the metric of every row, where metric is none")
+    value: str | None = Field(default="value", description="column of the value; none: 1 each")
+    occurred_at: str = Field(default="occurred_at", description="column of the time")
+    time_unit: TimeUnit = Field(
+        default="auto", description="of a number: since 1970, UTC; auto tells it by the size"
+    )
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if (self.metric is None) == (self.called is None):
+            raise ValueError("expected either metric, a column, or metric: null and called, a name")
+        return self
+
+
+class MetricSettings(Settings):
+    """What is compared: rows are added up per user first, whatever they are rows of."""
+
+    name: str = Field(min_length=1, description="what it is called in the results")
+    outcome: str | None = Field(
+        default=None, description="metric of the outcomes that it is made of; none: that of its name"
+    )
+    kind: Literal["mean", "ratio", "quantile"] = Field(
+        default="mean",
+        description="mean of the users' numbers, their sum divided by that of per, or their quantile",
+    )
+    aggregate: Literal["sum", "count", "any"] = Field(
+        default="sum", description="a user's number: its values added up, its rows, or 1 where there is any"
+    )
+    per: str = Field(
+        default="exposures",
+        description="of a ratio: what it is divided by, a metric of the outcomes, or the rows of exposures",
+    )
+    quantile: OpenShare = Field(default=0.5, description="which quantile")
+    covariate: Literal["interactions", "value", "outcome"] | None = Field(
+        default=None,
+        description="what reduces the variance (CUPED), from before a user's first exposure: the number of interactions, their"
+        " values added up, or the outcome itself; none: nothing",
+    )
+    better: Literal["higher", "lower"] = Field(default="higher", description="which way is better")
+    guardrail: OpenShare | None = Field(
+        default=None,
+        description="makes it a guardrail: the share of control's mean by which it may be worse",
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind == "quantile" and self.covariate is not None:
+            raise ValueError(f"{self.name}: a quantile takes no covariate")
+        if self.kind != "ratio" and "per" in self.model_fields_set:
+            raise ValueError(f"{self.name}: per belongs to kind: ratio")
+        return self
+
+
+def _metric_alone(found: object) -> object:
+    """The short form: the name alone."""
+    return {"name": found} if isinstance(found, str) else found
+
+
+AnyMetric = Annotated[MetricSettings, BeforeValidator(_metric_alone)]
+
+
+class ReadingSettings(Settings):
+    """How experiments are read, before and after."""
+
+    level: OpenShare = Field(
+        default=0.95, description="of every interval; 1 - level is the risk of a false alarm"
+    )
+    power: OpenShare = Field(
+        default=0.8, description="probability with which a minimum detectable effect is seen"
+    )
+    planned_days: FiniteFloat = Field(
+        default=14.0,
+        gt=0.0,
+        description="days after which always-valid intervals are narrowest; to be set before the first look",
+    )
+
+
+class ExperimentSettings(ReadingSettings):
+    """The analysis of an experiment: did a variant do better than control?"""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "aa", "aa_draws"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    experiment: str | None = Field(
+        default=None, description="name of the experiment; none: the only one in the table of exposures"
+    )
+    exposures: ExposureSettings = Field(description="who was exposed to which variant, and when")
+    outcomes: OutcomeSettings = Field(description="what users did, and when")
+    interactions: InteractionSettings | None = Field(
+        default=None, description="what users did before: for the covariates of metrics"
+    )
+    users: FeatureSettings | None = Field(default=None, description="what is known about users: for segments")
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in a source above which the run stops"
+    )
+    metrics: tuple[AnyMetric, ...] = Field(
+        min_length=1, description="what is compared: names, or keys and values"
+    )
+    control: str = Field(description="the variant that the others are compared with")
+    shares: dict[str, Annotated[FiniteFloat, Field(gt=0.0)]] | None = Field(
+        default=None,
+        min_length=2,
+        description="variants and the shares of the users meant for them (any scale); none: equal, for all that are found",
+    )
+    crossed: Literal["exclude", "first"] = Field(
+        default="exclude",
+        description="users seen in several variants: left out, or kept with the variant that they saw first",
+    )
+    max_crossed_share: Share = Field(
+        default=0.01, description="share of such users above which the verdict is refused"
+    )
+    planned_end: date | None = Field(
+        default=None,
+        description="last day of the test, UTC; reached: intervals for one reading decide, and later rows do not count;"
+        " before, or none: always-valid intervals decide",
+    )
+    window: Duration | None = Field(
+        default=None,
+        description="outcomes of a user count for so long after its first exposure; none: to the end",
+    )
+    pre_period: Duration | None = Field(
+        default=None,
+        description="covariates look back so far from a user's first exposure; none: to the beginning",
+    )
+    correction: Literal["holm", "benjamini-hochberg", "none"] = Field(
+        default="holm", description="of the p-values over the metrics that are no guardrails"
+    )
+    segments: tuple[str, ...] = Field(
+        default=(), description="categorical features of the users that effects are broken down by"
+    )
+    segment_correction: Literal["holm", "benjamini-hochberg", "none"] = Field(
+        default="benjamini-hochberg", description="of the p-values over all segments and their metrics"
+    )
+    min_users: PositiveInt = Field(
+        default=100, description="in each variant, for a verdict and for the first look"
+    )
+    sample_ratio_alpha: OpenShare = Field(
+        default=0.001, description="the verdict is refused where the p-value of the sample ratio is smaller"
+    )
+    aa: bool = Field(
+        default=False,
+        description="instead of the analysis: split the same users at random, again and again, and count false alarms",
+    )
+    aa_draws: PositiveInt = Field(default=2000, description="random splits of it")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [metric.name for metric in self.metrics]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"metrics {', '.join(twice)} stand twice; expected a name of its own for each")
+        if all(metric.guardrail is not None for metric in self.metrics):
+            raise ValueError("all metrics are guardrails; expected one at least that is to be won")
+        before = [metric.name for metric in self.metrics if metric.covariate in ("interactions", "value")]
+        if before and (self.interactions is None or self.interactions.timestamp is None):
+            raise ValueError(
+                f"covariates of {', '.join(before)} are taken from interactions; expected interactions with a timestamp"
+            )
+        known = self.users.categorical if self.users is not None else ()
+        strange = [name for name in self.segments if name not in known]
+        if strange:
+            raise ValueError(f"segments {strange} are no users.categorical; found {list(known)}")
+        if self.shares and self.control not in self.shares:
+            raise ValueError(f"control {self.control!r} is none of shares; found {list(self.shares)}")
+        return self
