@@ -32,6 +32,8 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], type[BaseModel] | None], ...] =
     ("Exposures", "`exposures`", settings.ExposureSettings, settings.SourceSettings),
     ("Outcomes", "`outcomes`", settings.OutcomeSettings, settings.SourceSettings),
     ("Metrics", "`metrics`", settings.MetricSettings, None),
+    ("A simulated month", "configs for `simulate`", settings.SimulateSettings, None),
+    ("Variants of a simulated month", "`control`, `treatment`", settings.VariantSettings, None),
     ("Ranges", "`spaces`", settings.RangeSettings, None),
     ("A suite", "configs for `suite`", settings.SuiteSettings, None),
     ("Evaluations of a suite", "`evaluations`", settings.EvaluationSettings, None),

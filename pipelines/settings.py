@@ -987,3 +987,50 @@ class ExperimentSettings(ReadingSettings):
         if self.shares and self.control not in self.shares:
             raise ValueError(f"control {self.control!r} is none of shares; found {list(self.shares)}")
         return self
+
+
+class VariantSettings(Settings):
+    """One side of a simulated month: a night, and the slate that it draws from its scores."""
+
+    config: FilePath = Field(description="config of a night with the setting slate")
+    settings: Arguments = Field(
+        default={},
+        description="dotted keys and values that stand over those of the config, as on the command line",
+    )
+
+
+class SimulateSettings(Settings):
+    """A simulated month on the sample world: two policies, what would be logged, both analyses, and the truth beside them."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    control: VariantSettings = Field(description="what is live: its logs are what off-policy evaluation gets")
+    treatment: VariantSettings = Field(description="what might be better")
+    truth_users: FilePath = Field(description="truth_users.parquet of the sample world")
+    truth_items: FilePath = Field(description="truth_items.parquet of the sample world")
+    candidates: PositiveInt = Field(
+        default=40, description="so many of the most met items are what both choose from"
+    )
+    first: date = Field(description="first day of the month, UTC")
+    days: PositiveInt = Field(default=30, description="of the month")
+    treated: OpenShare = Field(default=0.5, description="share of the users who get the treatment")
+    visits: FiniteFloat = Field(
+        default=0.4,
+        gt=0.0,
+        le=0.5,
+        description="visits a day of the average user, one at most; users lie between none and twice as many",
+    )
+    liked_from: FiniteFloat = Field(
+        default=4.5, description="true utility at which half of the largest attraction is reached"
+    )
+    largest_attraction: OpenShare = Field(
+        default=0.5, description="probability of a click on what a user likes best, where it is looked at"
+    )
+    attention: Annotated[FiniteFloat, Field(ge=0.0)] = Field(
+        default=0.7, description="position p is looked at with probability p to the power of minus this"
+    )
+    truth_draws: PositiveInt = Field(
+        default=50, description="slates drawn for each user and policy to tell the truth by"
+    )

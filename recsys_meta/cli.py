@@ -50,6 +50,7 @@ VERBS: Mapping[str, Verb] = {
     "tune": Verb("pipelines.tune", "tune", "TuneSettings", "choose settings on validation users, as many trials for each"),
     "nights": Verb("pipelines.nights", "nights", "NightsSettings", "nights in a row: warm starts beside training anew and never"),
     "ab": Verb("pipelines.experiment_analysis", "experiment", "ExperimentSettings", "an experiment: did a variant do better?"),
+    "simulate": Verb("pipelines.simulated_month", "simulate", "SimulateSettings", "a month of two policies whose truth is known"),
     "suite": Verb("pipelines.suite", "suite", "SuiteSettings", "run several evaluations, and rank learners over all of them"),
 }  # fmt: skip
 

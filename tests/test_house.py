@@ -159,6 +159,7 @@ def test_every_config_that_ships_is_a_config(repository):
         ExperimentSettings,
         NightSettings,
         NightsSettings,
+        SimulateSettings,
         SuiteSettings,
     )
 
@@ -169,6 +170,10 @@ def test_every_config_that_ships_is_a_config(repository):
             assert {entry.config for entry in load(SuiteSettings, [config]).settings.evaluations} <= set(
                 configs
             )
+            continue
+        if config.name.startswith("simulate"):
+            month = load(SimulateSettings, [config]).settings
+            assert {month.control.config, month.treatment.config} <= set(configs)
             continue
         if config.name.startswith("family"):  # given after the evaluation that its name ends on
             evaluation = config.with_name(config.name.replace("family", "evaluate-ml1m"))
