@@ -9,13 +9,20 @@ import polars as pl
 
 from pipelines.inputs import source_of
 from pipelines.outcomes import NothingToDo
-from pipelines.settings import ExperimentSettings, MetricSettings
+from pipelines.settings import ExperimentSettings, MetricSettings, OutcomeSettings
 from recsys_meta import __version__, ingest, store
 from recsys_meta.ab.experiments.analysis import EVERYBODY, Analysis, Reading, Rules, analyse
-from recsys_meta.ab.experiments.measuring import Daily, before, daily, steps
+from recsys_meta.ab.experiments.measuring import Daily, before, daily, steps, totals
 from recsys_meta.ab.experiments.metrics import EXPOSURES, Metric
 from recsys_meta.ab.experiments.population import Population, population
-from recsys_meta.reports.experiment import deciding_interval, experiment_markdown
+from recsys_meta.ab.experiments.reassignment import FalseAlarms, false_alarms, rows_of
+from recsys_meta.reports.experiment import (
+    Told,
+    aa_markdown,
+    deciding_interval,
+    experiment_markdown,
+    experiment_page,
+)
 from recsys_meta.store.atomic import write_bytes_atomically
 from recsys_meta.store.experiments import EXPERIMENTS_FILE, write_experiment
 from recsys_meta.tables import INSTANT, USER_ID
@@ -40,8 +47,10 @@ class Measured(NamedTuple):
 
 
 def experiment(settings: ExperimentSettings, fingerprint: str) -> Summary:
-    """Reads, measures, compares, writes and prints; gives the verdicts."""
+    """Reads, measures, compares, writes and prints; gives the verdicts. With aa: what random splits say of the analysis."""
     measured = measure(settings)
+    if settings.aa:
+        return check(settings, fingerprint, measured)
     rules = rules_of(settings, measured.reading)
     people = measured.people
     found = analyse(
@@ -56,6 +65,51 @@ def experiment(settings: ExperimentSettings, fingerprint: str) -> Summary:
     workspace = store.Workspace(settings.workspace)
     with workspace.lock(f"experiment-{fingerprint[:8]}"):
         return write(settings, fingerprint, measured, found, workspace)
+
+
+def check(settings: ExperimentSettings, fingerprint: str, measured: Measured) -> Summary:
+    """Splits the users at random again and again, writes and prints how often the analysis saw a difference."""
+    alarms: list[FalseAlarms] = []
+    for metric in measured.metrics:
+        if metric.kind == "quantile":
+            log.info("%s: left out, a quantile has no sums to split", metric.name)
+            continue
+        users = totals(measured.moves[metric.name])
+        below = metric.per if metric.kind == "ratio" else EXPOSURES
+        alarms += false_alarms(
+            users,
+            metric,
+            rows=rows_of(users, measured.rows.rows, metric, below),
+            share=1.0 - measured.shares[settings.control] / sum(measured.shares.values()),
+            draws=settings.aa_draws,
+            level=settings.level,
+            seed=settings.seed,
+        )
+    table = pl.DataFrame(alarms, schema=FalseAlarms._fields, orient="row")
+    text = aa_markdown(table, settings.level)
+    workspace = store.Workspace(settings.workspace)
+    with workspace.lock(f"experiment-{fingerprint[:8]}"):
+        folder = workspace.root / "experiments" / fingerprint[:8]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(folder / "aa.md", text.encode())
+        write_experiment(workspace.root / EXPERIMENTS_FILE, fingerprint[:8], {"experiment_aa": table})
+    print(text)
+    return aa_summary(settings, measured, table)
+
+
+def aa_summary(settings: ExperimentSettings, measured: Measured, table: pl.DataFrame) -> Summary:
+    """What the last line says."""
+    rates: dict[str, Summary] = {}
+    for row in table.iter_rows(named=True):
+        figures = {name: row[name] for name in ("rate", "rate_low", "rate_high", "uniform_p_value")}
+        rates.setdefault(row["metric"], {})[row["analysis"].replace(" ", "_")] = figures
+    return {
+        "experiment": settings.experiment,
+        "expected_rate": round(1.0 - settings.level, 10),
+        "draws": settings.aa_draws,
+        "users": measured.people.users.height,
+        "false_positives": rates,
+    }
 
 
 def measure(settings: ExperimentSettings) -> Measured:
@@ -106,7 +160,7 @@ def read(
     settings: ExperimentSettings, metrics: tuple[Metric, ...]
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None]:
     """Exposures, outcomes and interactions, with ids of one type."""
-    shown, done, share = settings.exposures, settings.outcomes, settings.max_quarantined_share
+    shown, share = settings.exposures, settings.max_quarantined_share
     exposures = ingest.read_exposures(
         source_of(shown),
         name=settings.experiment,
@@ -117,19 +171,10 @@ def read(
         time_unit=shown.time_unit,
         max_quarantined_share=share,
     )
-    outcomes = ingest.read_outcomes(
-        source_of(done),
-        metrics=frozenset().union(*(metric.sources for metric in metrics)) - {EXPOSURES},
-        called=done.called,
-        user_id=done.user_id,
-        metric=done.metric,
-        value=done.value,
-        occurred_at=done.occurred_at,
-        time_unit=done.time_unit,
-        max_quarantined_share=share,
+    log.info("%s: %s", shown.path, exposures.counts)
+    outcomes = read_outcomes(
+        settings.outcomes, frozenset().union(*(metric.sources for metric in metrics)) - {EXPOSURES}, share
     )
-    for name, checked in (("exposures", exposures), ("outcomes", outcomes)):
-        log.info("%s: %s", name, checked.counts)
     interactions = None
     given = settings.interactions
     if given is not None and any(metric.covariate in ("interactions", "value") for metric in metrics):
@@ -145,7 +190,26 @@ def read(
             max_quarantined_share=share,
         ).table
         interactions = same_ids(interactions, exposures.table, "interactions")
-    return exposures.table, same_ids(outcomes.table, exposures.table, "outcomes"), interactions
+    return exposures.table, same_ids(outcomes, exposures.table, "outcomes"), interactions
+
+
+def read_outcomes(
+    given: OutcomeSettings, metrics: frozenset[str], max_quarantined_share: float
+) -> pl.DataFrame:
+    """The outcomes of these metrics."""
+    checked = ingest.read_outcomes(
+        source_of(given),
+        metrics=metrics,
+        called=given.called,
+        user_id=given.user_id,
+        metric=given.metric,
+        value=given.value,
+        occurred_at=given.occurred_at,
+        time_unit=given.time_unit,
+        max_quarantined_share=max_quarantined_share,
+    )
+    log.info("%s: %s", given.path, checked.counts)
+    return checked.table
 
 
 def same_ids(table: pl.DataFrame, exposures: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -199,7 +263,7 @@ def shares_of(settings: ExperimentSettings, exposures: pl.DataFrame) -> dict[str
         raise ingest.InputError(
             f"{where}: control {settings.control!r} was not found (found: {', '.join(found)})"
         )
-    if not settings.shares:
+    if settings.shares is None:
         if len(found) < 2:
             raise ingest.InputError(f"{where}: found {found[0]!r} alone; expected a variant beside control")
         return dict.fromkeys(found, 1.0)
@@ -242,6 +306,10 @@ def write(
     found.effects.write_parquet(folder / "effects.parquet")
     found.looks.write_parquet(folder / "looks.parquet")
     write_bytes_atomically(folder / "tables.md", text.encode())
+    page = experiment_page(
+        Told(title, facts_of(settings, measured), settings.control, measured.metrics, settings.level, found)
+    )
+    write_bytes_atomically(folder / "report.html", page.encode())
     write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1, default=str).encode())
     write_experiment(
         workspace.root / EXPERIMENTS_FILE,
@@ -253,7 +321,30 @@ def write(
         },
     )
     print(text)
+    print(f"{folder / 'report.html'}\n")
     return summary
+
+
+def facts_of(settings: ExperimentSettings, measured: Measured) -> dict[str, str]:
+    """What stands under the title of the page."""
+    people = measured.people
+    rule = "left out" if settings.crossed == "exclude" else "kept with the variant seen first"
+    end = f" (planned end: {settings.planned_end})" if settings.planned_end is not None else ""
+    reading = (
+        "once, at the planned end"
+        if measured.reading == "once"
+        else "on any day: always-valid intervals decide"
+    )
+    return {
+        "control": settings.control,
+        "users": f"{people.users.height:,}; {people.crossed:,} seen in several variants, {rule}",
+        "days": f"{measured.first:%Y-%m-%d} to {measured.last:%Y-%m-%d}{end}",
+        "read": reading,
+        "not counted": f"{measured.rows.before_exposure:,} outcomes before the first exposure, {measured.rows.too_late:,} after"
+        f" the end or the window, {measured.rows.of_others:,} rows of users who take no part",
+        "correction": f"{settings.correction} over the metrics, {settings.segment_correction} over segments",
+        "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
 
 
 def records_of(settings: ExperimentSettings, measured: Measured, found: Analysis) -> pl.DataFrame:

@@ -723,6 +723,53 @@ class NightsSettings(Story):
         return {"first": True}
 
 
+class VariantSettings(Settings):
+    """One side of a simulated month: a night, and the slate that it draws from its scores."""
+
+    config: FilePath = Field(description="config of a night with the setting slate")
+    settings: Arguments = Field(
+        default={},
+        description="dotted keys and values that stand over those of the config, as on the command line",
+    )
+
+
+class SimulateSettings(Settings):
+    """A simulated month on the sample world: two policies, what would be logged, both analyses, and the truth beside them."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    control: VariantSettings = Field(description="what is live: its logs are what off-policy evaluation gets")
+    treatment: VariantSettings = Field(description="what might be better")
+    truth_users: FilePath = Field(description="truth_users.parquet of the sample world")
+    truth_items: FilePath = Field(description="truth_items.parquet of the sample world")
+    candidates: PositiveInt = Field(
+        default=40, description="so many of the most met items are what both choose from"
+    )
+    first: date = Field(description="first day of the month, UTC")
+    days: PositiveInt = Field(default=30, description="of the month")
+    treated: OpenShare = Field(default=0.5, description="share of the users who get the treatment")
+    visits: FiniteFloat = Field(
+        default=0.4,
+        gt=0.0,
+        le=0.5,
+        description="visits a day of the average user, one at most; users lie between none and twice as many",
+    )
+    liked_from: FiniteFloat = Field(
+        default=4.5, description="true utility at which half of the largest attraction is reached"
+    )
+    largest_attraction: OpenShare = Field(
+        default=0.5, description="probability of a click on what a user likes best, where it is looked at"
+    )
+    attention: Annotated[FiniteFloat, Field(ge=0.0)] = Field(
+        default=0.7, description="position p is looked at with probability p to the power of minus this"
+    )
+    truth_draws: PositiveInt = Field(
+        default=50, description="slates drawn for each user and policy to tell the truth by"
+    )
+
+
 class RangeSettings(Settings):
     """The values that a setting may take in tuning: choices, or everything from low to high."""
 
@@ -989,48 +1036,64 @@ class ExperimentSettings(ReadingSettings):
         return self
 
 
-class VariantSettings(Settings):
-    """One side of a simulated month: a night, and the slate that it draws from its scores."""
+class StatedSettings(Settings):
+    """Figures of a metric that are known already."""
 
-    config: FilePath = Field(description="config of a night with the setting slate")
-    settings: Arguments = Field(
-        default={},
-        description="dotted keys and values that stand over those of the config, as on the command line",
+    mean: FiniteFloat = Field(description="of the users")
+    standard_deviation: FiniteFloat = Field(gt=0.0, description="of the users")
+    users_a_day: FiniteFloat = Field(gt=0.0, description="who come for the first time on a day of the test")
+    covariate_correlation: FiniteFloat = Field(
+        default=0.0,
+        ge=-1.0,
+        le=1.0,
+        description="with what is known of users from before (CUPED); 0: nothing is",
     )
 
 
-class SimulateSettings(Settings):
-    """A simulated month on the sample world: two policies, what would be logged, both analyses, and the truth beside them."""
+class PowerSettings(ReadingSettings):
+    """Before an experiment: how many users, for how long, to see a lift."""
 
     PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
 
     workspace: FilePath = Field(description="folder for everything that is written; made where absent")
-    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
-    control: VariantSettings = Field(description="what is live: its logs are what off-policy evaluation gets")
-    treatment: VariantSettings = Field(description="what might be better")
-    truth_users: FilePath = Field(description="truth_users.parquet of the sample world")
-    truth_items: FilePath = Field(description="truth_items.parquet of the sample world")
-    candidates: PositiveInt = Field(
-        default=40, description="so many of the most met items are what both choose from"
+    metric: AnyMetric = Field(
+        default=MetricSettings(name="interactions"),
+        description="a mean or a ratio; without outcomes one of the interactions themselves, whatever it is called",
     )
-    first: date = Field(description="first day of the month, UTC")
-    days: PositiveInt = Field(default=30, description="of the month")
-    treated: OpenShare = Field(default=0.5, description="share of the users who get the treatment")
-    visits: FiniteFloat = Field(
-        default=0.4,
-        gt=0.0,
-        le=0.5,
-        description="visits a day of the average user, one at most; users lie between none and twice as many",
+    interactions: InteractionSettings | None = Field(
+        default=None, description="who comes when, and covariates; with its timestamp"
     )
-    liked_from: FiniteFloat = Field(
-        default=4.5, description="true utility at which half of the largest attraction is reached"
+    outcomes: OutcomeSettings | None = Field(
+        default=None, description="what users did; none: the interactions are what is counted"
     )
-    largest_attraction: OpenShare = Field(
-        default=0.5, description="probability of a click on what a user likes best, where it is looked at"
+    stated: StatedSettings | None = Field(
+        default=None, description="figures that are known already, instead of tables"
     )
-    attention: Annotated[FiniteFloat, Field(ge=0.0)] = Field(
-        default=0.7, description="position p is looked at with probability p to the power of minus this"
+    days: tuple[PositiveInt, ...] = Field(
+        default=(7, 14, 21, 28),
+        min_length=1,
+        description="lengths of a test; each is measured on the last so many days of the interactions",
     )
-    truth_draws: PositiveInt = Field(
-        default=50, description="slates drawn for each user and policy to tell the truth by"
+    lifts: tuple[Annotated[FiniteFloat, Field(gt=0.0)], ...] = Field(
+        default=(0.01, 0.02, 0.05, 0.1), description="relative effects that users and days are wanted for"
     )
+    treatment_share: OpenShare = Field(default=0.5, description="of the users, in the treatment")
+    pre_period: Duration | None = Field(
+        default=None,
+        description="covariates look back so far from a user's first visit; none: to the beginning",
+    )
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in a source above which the run stops"
+    )
+
+    @model_validator(mode="after")
+    def _tables_or_figures(self) -> Self:
+        if (self.stated is None) == (self.interactions is None):
+            raise ValueError("expected either interactions, to measure on, or stated figures")
+        if self.interactions is not None and self.interactions.timestamp is None:
+            raise ValueError("expected interactions.timestamp: a test is measured in days")
+        if self.stated is not None and self.outcomes is not None:
+            raise ValueError("outcomes are given beside stated figures; expected one of them")
+        if self.metric.kind == "quantile" or self.metric.guardrail is not None:
+            raise ValueError("metric: expected a mean or a ratio, and no guardrail")
+        return self

@@ -159,6 +159,7 @@ def test_every_config_that_ships_is_a_config(repository):
         ExperimentSettings,
         NightSettings,
         NightsSettings,
+        PowerSettings,
         SimulateSettings,
         SuiteSettings,
     )
@@ -185,6 +186,7 @@ def test_every_config_that_ships_is_a_config(repository):
                 "nightly": NightSettings,
                 "nights": NightsSettings,
                 "ab_experiment": ExperimentSettings,
+                "ab_power": PowerSettings,
             }
             loaded = load(kinds[config.stem.partition("-")[0]], [config])
         check_classes(loaded)

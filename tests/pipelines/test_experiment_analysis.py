@@ -135,3 +135,19 @@ def test_the_command_ends_with_the_verdict_as_json(tmp_path, capsys) -> None:
     )
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["treatments"]["new"]["verdict"] == "better"
+
+
+def test_random_splits_of_the_same_users_tell_what_the_analysis_is_worth(tmp_path, capsys) -> None:
+    arguments = ["ab", "--config", str(CONFIG), "--workspace", str(tmp_path), "--quiet", "--aa"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads(printed.splitlines()[-1])
+    rates = summary["false_positives"]
+    assert set(rates) == {"plays", "plays per slate", "minutes", "skips per slate"}
+    for found in rates.values():
+        assert 0.04 <= found["by_user"]["rate"] <= 0.06
+    assert rates["plays per slate"]["by_row"]["rate"] > 0.10
+    assert "| plays per slate | by row | 2,000 |" in printed
+    assert "**off**" in printed
+    with duckdb.connect(str(tmp_path / "experiments.duckdb"), read_only=True) as connection:
+        assert connection.sql("SELECT count(*), min(draws) FROM experiment_aa").fetchall() == [(8, 2000)]

@@ -104,6 +104,14 @@ def contrast(control: Moments, treatment: Moments, share: float = 1.0) -> Contra
         )
 
 
+def spread(m: Moments) -> tuple[float, float, float]:
+    """Of one group: the mean or ratio, its variance per user after CUPED, and the share that CUPED took away."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio, variance, cov, s_xx = (float(part) for part in _ratio(m))
+    taken = cov**2 / s_xx if s_xx > 0.0 else 0.0
+    return ratio, max(variance - taken, 0.0), taken / variance if variance > 0.0 else 0.0
+
+
 def _ratio(m: Moments) -> tuple[Array, Array, Array, Array]:
     """R, its variance per user, its covariance with X, and the variance of X."""
 
