@@ -50,6 +50,7 @@ VERBS: Mapping[str, Verb] = {
     "tune": Verb("pipelines.tune", "tune", "TuneSettings", "choose settings on validation users, as many trials for each"),
     "nights": Verb("pipelines.nights", "nights", "NightsSettings", "nights in a row: warm starts beside training anew and never"),
     "suite": Verb("pipelines.suite", "suite", "SuiteSettings", "run several evaluations, and rank learners over all of them"),
+    "ope": Verb("pipelines.ab_analysis", "ope", "OffPolicySettings", "value a policy from the logged actions of another"),
 }  # fmt: skip
 
 _EXIT_CODES = "exit codes: 0 done" + "".join(f", {code} {status}" for code, status in STATUSES.items())
