@@ -1097,3 +1097,157 @@ class PowerSettings(ReadingSettings):
         if self.metric.kind == "quantile" or self.metric.guardrail is not None:
             raise ValueError("metric: expected a mean or a ratio, and no guardrail")
         return self
+
+
+class LogSettings(SourceSettings):
+    """The logged actions: what was shown, with which probability, and what came of it."""
+
+    item_id: str = Field(default="item_id", description="column of the item that was shown: the action")
+    reward: str = Field(default="reward", description="column of what came of it, e.g. 1 for a click")
+    propensity: str | None = Field(
+        default=None,
+        description="column of the probability with which it was chosen (in a slate: given those above it); none: not known",
+    )
+    propensities: Literal["logged", "estimated", "stated", "none"] | None = Field(
+        default=None,
+        description="where they come from; stated without a column: uniform over the actions; none: told by the column",
+    )
+    user_id: str | None = Field(
+        default=None, description="column that tells which rows are of one user; none: every row stands alone"
+    )
+    position: str | None = Field(
+        default=None, description="column of the position on the page or in the slate"
+    )
+    slate_id: str | None = Field(default=None, description="column that tells which rows were shown together")
+    context: tuple[str, ...] = Field(
+        default=(),
+        description="columns of the situation, for reward models and for policies that depend on it",
+    )
+    embedding: tuple[str, ...] = Field(
+        default=(), description="columns that say what the item is like, such as its category, for MIPS"
+    )
+
+    @property
+    def origin(self) -> Literal["logged", "estimated", "stated", "none"]:
+        """Where the propensities come from."""
+        return self.propensities or ("none" if self.propensity is None else "logged")
+
+    @model_validator(mode="after")
+    def _column_fits_origin(self) -> Self:
+        if self.propensity is None and self.origin in ("logged", "estimated"):
+            raise ValueError(
+                f"propensities are {self.origin}, but no column holds them; expected propensity beside it"
+            )
+        if self.propensity is not None and self.propensities == "none":
+            raise ValueError("propensities are none, and a column holds them; expected one or the other")
+        return self
+
+
+_POLICIES = "uniform, table, scores or logged"
+
+
+class UniformPolicySettings(Settings):
+    """Every action of a position alike."""
+
+    kind: Literal["uniform"] = Field(description=_POLICIES)
+
+
+class TablePolicySettings(SourceSettings):
+    """A policy whose probabilities are written down."""
+
+    kind: Literal["table"] = Field(description=_POLICIES)
+    keys: tuple[str, ...] = Field(
+        default=(), description="columns that tell situations apart: user_id, position, or of the context"
+    )
+    item_id: str = Field(default="item_id", description="column of the item")
+    probability: str = Field(default="probability", description="column of its probability in that situation")
+
+
+class ScoresPolicySettings(SourceSettings):
+    """What a run published for each user, drawn from by a softmax over the scores."""
+
+    kind: Literal["scores"] = Field(description=_POLICIES)
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    item_id: str = Field(default="item_id", description="column of the item's id")
+    score: str = Field(default="score", description="column of the score")
+    temperature: FiniteFloat = Field(
+        default=1.0, gt=0.0, description="in units of the scores; the smaller, the closer to the best alone"
+    )
+
+
+class LoggedPolicySettings(SourceSettings):
+    """What another behaviour did: the shares of the actions in its own logs."""
+
+    kind: Literal["logged"] = Field(description=_POLICIES)
+    keys: tuple[str, ...] = Field(
+        default=(), description="columns that tell situations apart: position, or of the context"
+    )
+    item_id: str = Field(default="item_id", description="column of the item that was shown")
+
+
+PolicySettings = Annotated[
+    UniformPolicySettings | TablePolicySettings | ScoresPolicySettings | LoggedPolicySettings,
+    Discriminator("kind"),
+]
+
+
+class RewardModelSettings(Settings):
+    """The model of the reward behind DM and DR, cross-fitted by user."""
+
+    kind: Literal["logistic", "boosting", "none"] = Field(
+        default="logistic",
+        description="linear on indicators, gradient boosted trees, or no model and no DM and DR",
+    )
+    folds: int = Field(
+        default=5, ge=2, description="parts of the users; each is judged by a fit on the others"
+    )
+
+
+class AnalysisSettings(Settings):
+    """One of several analyses of the same source."""
+
+    where: str | None = Field(default=None, description="SQL condition on the logs, beside logs.where")
+    target: PolicySettings | None = Field(
+        default=None, description="the policy that is valued; none: that of the story"
+    )
+    against: PolicySettings | None = Field(
+        default=None, description="another that it is compared with on the same logs; none: that of the story"
+    )
+
+
+class OffPolicySettings(Settings):
+    """Off-policy evaluation: what a policy would have earned, from the logged actions of another."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "name"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    name: str = Field(default="off-policy evaluation", description="what its report is headed with")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    logs: LogSettings = Field(description="the logged actions")
+    actions: IdTableSettings | None = Field(
+        default=None,
+        description="table of all items that could be shown; none: those that occur at a position",
+    )
+    target: PolicySettings = Field(
+        default=UniformPolicySettings(kind="uniform"), description="the policy that is valued"
+    )
+    against: PolicySettings | None = Field(
+        default=None, description="another policy that the target is compared with on the same logs"
+    )
+    analyses: dict[str, AnalysisSettings] = Field(
+        default={}, description="name and settings of each, where there are several; none: one, of all rows"
+    )
+    estimators: tuple[str, ...] = Field(
+        default=(), description="names of those wanted; none: all that can be computed"
+    )
+    reward_model: RewardModelSettings = Field(
+        default=RewardModelSettings(), description="the model behind DM and DR"
+    )
+    interval: Literal["normal", "percentile", "studentized", "likelihood", "bernstein", "sequence"] = Field(
+        default="studentized", description="method; the default by measured coverage, see off-policy.md"
+    )
+    level: OpenShare = Field(default=0.95, description="of every interval")
+    bootstrap_draws: int = Field(default=1000, ge=100, description="resamples of the users")
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in the logs above which the run stops"
+    )
