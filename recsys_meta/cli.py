@@ -50,9 +50,11 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": Verb("pipelines.evaluate", "evaluate", "EvaluateSettings", "judge learners and baselines at every shot count"),
     "tune": Verb("pipelines.tune", "tune", "TuneSettings", "choose settings on validation users, as many trials for each"),
     "nights": Verb("pipelines.nights", "nights", "NightsSettings", "nights in a row: warm starts beside training anew and never"),
+    "simulate": Verb("pipelines.simulated_month", "simulate", "SimulateSettings", "a month of two policies whose truth is known"),
     "ab": Verb("pipelines.experiment_analysis", "experiment", "ExperimentSettings", "an experiment: did a variant do better?"),
     "power": Verb("pipelines.experiment_power", "power", "PowerSettings", "before an experiment: users and days for a lift"),
     "suite": Verb("pipelines.suite", "suite", "SuiteSettings", "run several evaluations, and rank learners over all of them"),
+    "ope": Verb("pipelines.ab_analysis", "ope", "OffPolicySettings", "value a policy from the logged actions of another"),
 }  # fmt: skip
 
 _EXIT_CODES = "exit codes: 0 done" + "".join(f", {code} {status}" for code, status in STATUSES.items())

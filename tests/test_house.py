@@ -159,17 +159,27 @@ def test_every_config_that_ships_is_a_config(repository):
         ExperimentSettings,
         NightSettings,
         NightsSettings,
+        OffPolicySettings,
         PowerSettings,
+        SimulateSettings,
         SuiteSettings,
     )
 
     configs = sorted((repository / "configs").glob("*.yaml"))
     assert repository / "configs" / "nightly.yaml" in configs
     for config in configs:
+        if config.stem in ("ab_open_bandit", "ab_coat"):
+            logs = load(OffPolicySettings, [config]).settings.logs.path
+            assert logs.is_relative_to(repository / "data") or "datasets" in logs.parts
+            continue
         if config.name.startswith("suite"):
             assert {entry.config for entry in load(SuiteSettings, [config]).settings.evaluations} <= set(
                 configs
             )
+            continue
+        if config.name.startswith("simulate"):
+            month = load(SimulateSettings, [config]).settings
+            assert {month.control.config, month.treatment.config} <= set(configs)
             continue
         if config.name.startswith("family"):  # given after the evaluation that its name ends on
             evaluation = config.with_name(config.name.replace("family", "evaluate-ml1m"))

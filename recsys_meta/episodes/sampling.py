@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 
 from recsys_meta.episodes.catalogue import CatalogueClock
 from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
-from recsys_meta.episodes.hashing import generator, hashed
 from recsys_meta.episodes.histories import is_first, select
+from recsys_meta.hashing import generator, hashed
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Ragged
 
 # Tasks are sorted by length within so many batches: little padding is left, and company stays random.
