@@ -24,10 +24,12 @@ with importing():
     import pipelines.nightly  # noqa: F401 - before the fork
     from recsys_meta.training import fitting  # noqa: F401 - before the fork
 
-from torture import damage, operations
+from torture import checkpoints, damage, operations, poison
 from torture.children import Child
 from torture.counts import VERDICTS, Found
 from torture.grounds import Grounds
+
+_READING = 60.0  # seconds, of the full run; a twentieth of it lasts a quarter
 
 Run = Callable[[Grounds, Sequence[int], Found], None]
 
@@ -43,10 +45,13 @@ class Test(NamedTuple):
 
 TESTS: Mapping[str, Test] = {
     "kills": Test(operations.kills, 500, 20),
+    "checkpoint_kills": Test(checkpoints.checkpoint_kills, 200, 10),
+    "readers": Test(operations.readers, 100, 10, shared=False),
     "full_disks": Test(operations.full_disks, 200, 10),
     "pairs": Test(operations.pairs, 200, 10),
     "flips": Test(damage.flips, 4_000, 100),
     "mangled": Test(damage.mangled, 10_000, 500),
+    "planted": Test(poison.planted, 1_000, 30),
 }
 
 
@@ -112,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {given.seed}", file=sys.stderr)
     print(f"{'test':<16} {'tried':>7} {'survived':>9} {'lost':>6} {'seconds':>8}", flush=True)
     with tempfile.TemporaryDirectory(prefix="torture-", dir=given.folder) as folder:
-        grounds = Grounds(Path(folder), given.seed)
+        grounds = Grounds(Path(folder), given.seed, 5.0 if given.ci else _READING * min(1.0, 5 * given.scale))
         for name in given.only or TESTS:
             test = TESTS[name]
             amount = test.ci if given.ci else max(1, round(test.full * given.scale))

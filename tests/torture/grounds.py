@@ -83,8 +83,9 @@ class Aftermath(NamedTuple):
 class Grounds:
     """A folder for trials."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, seed: int, reading: float = 5.0) -> None:
+        """``reading``: seconds that readers read for."""
+        self.folder, self.seed, self.reading = folder, seed, reading
         self.base, self.trial = folder / "base", folder / "trial"
         self.ratings, self.items = folder / "ratings.csv", folder / "items.csv"
         folder.mkdir(parents=True, exist_ok=True)

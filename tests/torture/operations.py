@@ -1,5 +1,6 @@
 """What befalls a night from outside: kills, a full disk, another night, readers all the while."""
 
+import json
 import os
 import select
 import signal
@@ -22,6 +23,7 @@ from torture.grounds import TONIGHT, Aftermath, Grounds, seen, temporary, tree
 
 _DRAWS = 50  # attempts at a trial before something is wrong with the harness
 _DISK_FULL = 74
+_NIGHTS_READ = 3  # published while readers read, at least
 
 
 def kills(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
@@ -208,28 +210,29 @@ def _await_one(children: Sequence[Child], inside: Mark, longest: float = 60.0) -
             os.close(descriptor)
 
 
-def readers(grounds: Grounds, count: int, seconds: float, found: Found) -> None:
+def readers(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
     """Readers all the while that nights are published, one after the other."""
     grounds.restore()
     if (ended := grounds.night(grounds.trial, TONIGHT)).code != 0:
         raise RuntimeError(f"the night before the readers come failed: {ended}")
-    ends = time.monotonic() + seconds
-    pointer = grounds.trial / "scores.duckdb"
-    children = [
-        Child(partial(_read_until, pointer, ends, grounds.chance("readers", number)))
-        for number in range(count)
-    ]
-    nights = 0
-    while time.monotonic() < ends:
-        nights += 1
-        ended = grounds.night(grounds.trial, TONIGHT + timedelta(days=nights))
-        if ended.code != 0:
-            found.fault("lost", nights, f"a night that readers look at failed: {ended}", grounds.trial)
+    pointer, nights = grounds.trial / "scores.duckdb", 0
+    with Mark() as stop:
+        children = [
+            Child(partial(_read_until, stop, pointer, grounds.chance("readers", number)))
+            for number in numbers
+        ]
+        ends = time.monotonic() + grounds.reading
+        while time.monotonic() < ends or nights < _NIGHTS_READ:
+            nights += 1
+            ended = grounds.night(grounds.trial, TONIGHT + timedelta(days=nights))
+            if ended.code != 0:
+                found.fault("lost", nights, f"a night that readers look at failed: {ended}", grounds.trial)
+        stop.hear_only()
+        reports = [child.ended() for child in children]
     found.note("publishes while they read", nights)
     contents: dict[str, set[str]] = {}
-    for number, child in enumerate(children):
+    for number, ended in zip(numbers, reports, strict=True):
         found.tried += 1
-        ended = child.ended()
         if ended.code != 0 or not ended.summary:
             found.fault("reader_errors", number, f"a reader died: {ended}")
             continue
@@ -254,11 +257,12 @@ _READ = (
 )
 
 
-def _read_until(pointer: Path, ends: float, chance: Random) -> int:
+def _read_until(stop: Mark, pointer: Path, chance: Random) -> int:
     """One reader: opens what is in force as any dashboard does, again and again; prints what it saw."""
+    stop.hear_only()
     saw: dict[str, Any] = {"reads": 0, "reader_errors": [], "torn": [], "contents": []}
     newest, contents = "", set()
-    while time.monotonic() < ends:
+    while not select.select([stop.fileno()], [], [], chance.uniform(0, 0.2))[0]:
         try:
             with closing(duckdb.connect(str(pointer), read_only=True)) as connection:
                 [row] = connection.execute(_READ).fetchall()
@@ -277,16 +281,9 @@ def _read_until(pointer: Path, ends: float, chance: Random) -> int:
             saw["torn"].append(f"backwards: {first} after {newest}")
         newest = max(newest, first)
         contents.add((first, str(row)))
-        time.sleep(chance.uniform(0, 0.2))
     saw["contents"] = sorted(contents)
-    _print(saw)
-    return 0
-
-
-def _print(saw: dict[str, Any]) -> None:
-    import json
-
     print(json.dumps(saw), flush=True)
+    return 0
 
 
 def _judge(grounds: Grounds, number: int, found: Found, allowed: Sequence[str] = ()) -> None:

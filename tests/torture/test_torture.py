@@ -43,7 +43,11 @@ def last_line(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("tests", "tried"),
-    [(("kills", "pairs", "full_disks"), 40), (("flips", "mangled"), 600)],
+    [
+        (("kills", "checkpoint_kills", "pairs"), 40),
+        (("readers", "full_disks"), 20),
+        (("flips", "mangled", "planted"), 630),
+    ],
 )
 def test_nothing_is_lost_doubled_half_visible_torn_or_unexplained(
     repository: Path, tests: tuple[str, ...], tried: int
