@@ -161,6 +161,7 @@ def fit_or_reuse(
             )
         with importing():  # Lightning: seconds that a night without training does not need
             from recsys_meta.training.fitting import fit
+            from recsys_meta.training.settling import settle
 
         if not validation:
             log.warning("no validation users: training does not stop early, see training.validation_share")
@@ -186,6 +187,7 @@ def fit_or_reuse(
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
         }
+        settle(learner, validation, story.seed)
         learner.refit_statistics(histories, clock.at(None))
     meta: dict[str, Any] = {
         "recipe": recipe,
