@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ DATASETS_VARIABLE = "RECSYS_META_DATASETS"
 _SHARED_DATASETS = "/shared/datasets"
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_LONGEST = timedelta(days=36525)  # moments are dates: a thousand years before one there may be none
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([wdhms])")
 
 
@@ -64,10 +66,23 @@ def _duration(found: object) -> object:
         raise ValueError("expected a number with its unit, such as 30m, 24h, 2d or 1d12h (w, d, h, m, s)")
     amount = timedelta()
     for number, unit in parts:
-        amount += timedelta(**{_UNITS[unit]: float(number)})
+        try:
+            amount += timedelta(**{_UNITS[unit]: float(number)})
+        except OverflowError:
+            amount = timedelta.max
+            break
+    if amount > _LONGEST:
+        raise ValueError("expected a duration of at most 100 years")
     if not amount:
         raise ValueError("expected a duration longer than nothing")
     return amount
+
+
+def _day(day: date) -> date:
+    """A day that has a morrow and a past."""
+    if not 1000 <= day.year < 9999:
+        raise ValueError(f"expected a day of the years 1000 to 9998, found {day}")
+    return day
 
 
 def duration_text(duration: timedelta) -> str:
@@ -100,6 +115,7 @@ FilePath = Annotated[Path, BeforeValidator(_path)]
 Duration = Annotated[
     timedelta, BeforeValidator(_duration), PlainSerializer(duration_text, return_type=str, when_used="json")
 ]
+RunDate = Annotated[date, AfterValidator(_day)]
 Arguments = Annotated[dict[str, Any], BeforeValidator(_plain)]
 Share = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
 OpenShare = Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)]
@@ -159,7 +175,9 @@ class SourceSettings(Settings):
         default=None, description="SQL condition on the source's own columns; other rows are left out"
     )
     quote: str | None = Field(
-        default='"', description="around a cell of a CSV that holds separators; none: quotes are text"
+        default='"',
+        pattern=r"^[\x21-\x7e]$",
+        description="around a cell of a CSV that holds separators; none: quotes are text",
     )
     text_columns: tuple[str, ...] = Field(
         default=(), description="ids of a CSV that stay texts even where all look like numbers"
@@ -274,8 +292,13 @@ class MomentSettings(Settings):
 class TrainingSettings(Settings):
     """How the shared initialization is meta-trained."""
 
-    max_epochs: PositiveInt = Field(default=30, description="passes over the training users, at most")
-    batch_size: PositiveInt = Field(default=64, description="users per step of the outer loop")
+    max_epochs: PositiveInt | None = Field(
+        default=None,
+        description="passes over the training users, at most; none: as many as make some 1,500 steps, from 2 to 30",
+    )
+    batch_size: PositiveInt | None = Field(
+        default=None, description="users per step of the outer loop; none: 64, and 128 from 10,000 users on"
+    )
     outer_lr: FiniteFloat = Field(default=0.003, gt=0.0, description="step size of the outer loop (Adam)")
     weight_decay: FiniteFloat = Field(default=0.0, ge=0.0, description="of the outer loop")
     patience: PositiveInt = Field(
@@ -339,6 +362,26 @@ class AdaptationSettings(Settings):
     )
 
 
+class SlateSettings(Settings):
+    """Slates drawn at random from the best of each user, every item with the probability of being shown where it is."""
+
+    policy: Literal["plackett_luce"] = Field(
+        default="plackett_luce", description="position by position a softmax over the scores that are left"
+    )
+    temperature: FiniteFloat = Field(
+        default=1.0,
+        ge=0.0,
+        description="of the softmax, in units of the scores; 0: the best that is left, except where explored",
+    )
+    exploration: Share = Field(
+        default=0.0, description="share of the positions where all that is left of the pool is as probable"
+    )
+    pool: PositiveInt = Field(default=100, description="so many of the best are drawn from, top_k at least")
+    seed: NonNegativeInt | None = Field(
+        default=None, description="of the slates, which each day draws anew; none: the seed of all else"
+    )
+
+
 class PublishSettings(Settings):
     """What is published, and for how long it stays."""
 
@@ -348,7 +391,7 @@ class PublishSettings(Settings):
         default=False, description="whether one vector per user is published for an online ranker"
     )
     expires_after_days: PositiveInt = Field(
-        default=2, description="after so many days readers should not trust the scores"
+        default=2, le=36525, description="after so many days readers should not trust the scores"
     )
     max_row_drop: Share = Field(
         default=0.3,
@@ -450,7 +493,7 @@ class NightSettings(Story):
 
     PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "run_date", "gates"})
 
-    run_date: date | None = Field(
+    run_date: RunDate | None = Field(
         default=None, description="day of the run; it ends the day, at midnight UTC; none: today"
     )
     score: Annotated[
@@ -459,6 +502,9 @@ class NightSettings(Story):
     ] = Field(default="cold", description="who is scored: cold, all, or a table of ids (path, id)")
     exclude_consumed: bool = Field(default=True, description="whether what a user already met is left out")
     top_k: PositiveInt = Field(default=20, description="items published per user")
+    slate: SlateSettings | None = Field(
+        default=None, description="lists are drawn at random, with propensities; none: the best, in order"
+    )
     learner: AnyLearner = Field(default=LearnerSettings(), description="what is meta-trained and adapted")
     adaptation: AdaptationSettings = Field(default=AdaptationSettings(), description="how users are streamed")
     publish: PublishSettings = Field(
@@ -467,6 +513,14 @@ class NightSettings(Story):
     gates: GateSettings = Field(
         default=GateSettings(), description="what a night has to pass before it is published"
     )
+
+    @model_validator(mode="after")
+    def _pool_holds_a_slate(self) -> Self:
+        if self.slate is not None and self.slate.pool < self.top_k:
+            raise ValueError(
+                f"slate.pool is {self.slate.pool} and top_k {self.top_k}; expected a pool of top_k at least"
+            )
+        return self
 
 
 Shot = NonNegativeInt | Literal["all"]
@@ -690,6 +744,53 @@ class NightsSettings(Story):
 
     def _timed(self) -> dict[str, bool]:
         return {"first": True}
+
+
+class VariantSettings(Settings):
+    """One side of a simulated month: a night, and the slate that it draws from its scores."""
+
+    config: FilePath = Field(description="config of a night with the setting slate")
+    settings: Arguments = Field(
+        default={},
+        description="dotted keys and values that stand over those of the config, as on the command line",
+    )
+
+
+class SimulateSettings(Settings):
+    """A simulated month on the sample world: two policies, what would be logged, both analyses, and the truth beside them."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    control: VariantSettings = Field(description="what is live: its logs are what off-policy evaluation gets")
+    treatment: VariantSettings = Field(description="what might be better")
+    truth_users: FilePath = Field(description="truth_users.parquet of the sample world")
+    truth_items: FilePath = Field(description="truth_items.parquet of the sample world")
+    candidates: PositiveInt = Field(
+        default=40, description="so many of the most met items are what both choose from"
+    )
+    first: date = Field(description="first day of the month, UTC")
+    days: PositiveInt = Field(default=30, description="of the month")
+    treated: OpenShare = Field(default=0.5, description="share of the users who get the treatment")
+    visits: FiniteFloat = Field(
+        default=0.4,
+        gt=0.0,
+        le=0.5,
+        description="visits a day of the average user, one at most; users lie between none and twice as many",
+    )
+    liked_from: FiniteFloat = Field(
+        default=4.5, description="true utility at which half of the largest attraction is reached"
+    )
+    largest_attraction: OpenShare = Field(
+        default=0.5, description="probability of a click on what a user likes best, where it is looked at"
+    )
+    attention: Annotated[FiniteFloat, Field(ge=0.0)] = Field(
+        default=0.7, description="position p is looked at with probability p to the power of minus this"
+    )
+    truth_draws: PositiveInt = Field(
+        default=50, description="slates drawn for each user and policy to tell the truth by"
+    )
 
 
 class RangeSettings(Settings):
@@ -1019,3 +1120,170 @@ class PowerSettings(ReadingSettings):
         if self.metric.kind == "quantile" or self.metric.guardrail is not None:
             raise ValueError("metric: expected a mean or a ratio, and no guardrail")
         return self
+
+
+class LogSettings(SourceSettings):
+    """The logged actions: what was shown, with which probability, and what came of it."""
+
+    item_id: str = Field(default="item_id", description="column of the item that was shown: the action")
+    reward: str = Field(default="reward", description="column of what came of it, e.g. 1 for a click")
+    propensity: str | None = Field(
+        default=None,
+        description="column of the probability with which it was chosen (in a slate: given those above it); none: not known",
+    )
+    propensities: Literal["logged", "estimated", "stated", "none"] | None = Field(
+        default=None,
+        description="where they come from; stated without a column: uniform over the actions; none: told by the column",
+    )
+    user_id: str | None = Field(
+        default=None, description="column that tells which rows are of one user; none: every row stands alone"
+    )
+    position: str | None = Field(
+        default=None, description="column of the position on the page or in the slate"
+    )
+    slate_id: str | None = Field(
+        default=None,
+        description="column that tells which rows were shown together; with position: slates are valued",
+    )
+    filling: Literal["without replacement", "independently"] = Field(
+        default="without replacement",
+        description="how positions of a slate are filled, in the logs and by the policy",
+    )
+
+    @property
+    def slates(self) -> bool:
+        """Whether slates are valued, rather than single actions."""
+        return self.slate_id is not None and self.position is not None and self.origin != "none"
+
+    context: tuple[str, ...] = Field(
+        default=(),
+        description="columns of the situation, for reward models and for policies that depend on it",
+    )
+    embedding: tuple[str, ...] = Field(
+        default=(), description="columns that say what the item is like, such as its category, for MIPS"
+    )
+
+    @property
+    def origin(self) -> Literal["logged", "estimated", "stated", "none"]:
+        """Where the propensities come from."""
+        return self.propensities or ("none" if self.propensity is None else "logged")
+
+    @model_validator(mode="after")
+    def _column_fits_origin(self) -> Self:
+        if self.propensity is None and self.origin in ("logged", "estimated"):
+            raise ValueError(
+                f"propensities are {self.origin}, but no column holds them; expected propensity beside it"
+            )
+        if self.propensity is not None and self.propensities == "none":
+            raise ValueError("propensities are none, and a column holds them; expected one or the other")
+        return self
+
+
+_POLICIES = "uniform, table, scores or logged"
+
+
+class UniformPolicySettings(Settings):
+    """Every action of a position alike."""
+
+    kind: Literal["uniform"] = Field(description=_POLICIES)
+
+
+class TablePolicySettings(SourceSettings):
+    """A policy whose probabilities are written down."""
+
+    kind: Literal["table"] = Field(description=_POLICIES)
+    keys: tuple[str, ...] = Field(
+        default=(), description="columns that tell situations apart: user_id, position, or of the context"
+    )
+    item_id: str = Field(default="item_id", description="column of the item")
+    probability: str = Field(default="probability", description="column of its probability in that situation")
+
+
+class ScoresPolicySettings(SourceSettings):
+    """What a run published for each user, drawn from by a softmax over the scores."""
+
+    kind: Literal["scores"] = Field(description=_POLICIES)
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    item_id: str = Field(default="item_id", description="column of the item's id")
+    score: str = Field(default="score", description="column of the score")
+    temperature: FiniteFloat = Field(
+        default=1.0, gt=0.0, description="in units of the scores; the smaller, the closer to the best alone"
+    )
+
+
+class LoggedPolicySettings(SourceSettings):
+    """What another behaviour did: the shares of the actions in its own logs."""
+
+    kind: Literal["logged"] = Field(description=_POLICIES)
+    keys: tuple[str, ...] = Field(
+        default=(), description="columns that tell situations apart: position, or of the context"
+    )
+    item_id: str = Field(default="item_id", description="column of the item that was shown")
+
+
+PolicySettings = Annotated[
+    UniformPolicySettings | TablePolicySettings | ScoresPolicySettings | LoggedPolicySettings,
+    Discriminator("kind"),
+]
+
+
+class RewardModelSettings(Settings):
+    """The model of the reward behind DM and DR, cross-fitted by user."""
+
+    kind: Literal["logistic", "boosting", "none"] = Field(
+        default="logistic",
+        description="linear on indicators, gradient boosted trees, or no model and no DM and DR",
+    )
+    folds: int = Field(
+        default=5, ge=2, description="parts of the users; each is judged by a fit on the others"
+    )
+
+
+class AnalysisSettings(Settings):
+    """One of several analyses of the same source."""
+
+    where: str | None = Field(default=None, description="SQL condition on the logs, beside logs.where")
+    target: PolicySettings | None = Field(
+        default=None, description="the policy that is valued; none: that of the story"
+    )
+    against: PolicySettings | None = Field(
+        default=None, description="another that it is compared with on the same logs; none: that of the story"
+    )
+
+
+class OffPolicySettings(Settings):
+    """Off-policy evaluation: what a policy would have earned, from the logged actions of another."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "name"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    name: str = Field(default="off-policy evaluation", description="what its report is headed with")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    logs: LogSettings = Field(description="the logged actions")
+    actions: IdTableSettings | None = Field(
+        default=None,
+        description="table of all items that could be shown; none: those that occur at a position",
+    )
+    target: PolicySettings = Field(
+        default=UniformPolicySettings(kind="uniform"), description="the policy that is valued"
+    )
+    against: PolicySettings | None = Field(
+        default=None, description="another policy that the target is compared with on the same logs"
+    )
+    analyses: dict[str, AnalysisSettings] = Field(
+        default={}, description="name and settings of each, where there are several; none: one, of all rows"
+    )
+    estimators: tuple[str, ...] = Field(
+        default=(), description="names of those wanted; none: all that can be computed"
+    )
+    reward_model: RewardModelSettings = Field(
+        default=RewardModelSettings(), description="the model behind DM and DR"
+    )
+    interval: Literal["normal", "percentile", "studentized", "likelihood", "bernstein", "sequence"] = Field(
+        default="studentized", description="method; the default by measured coverage, see off-policy.md"
+    )
+    level: OpenShare = Field(default=0.95, description="of every interval")
+    bootstrap_draws: int = Field(default=1000, ge=100, description="resamples of the users")
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in the logs above which the run stops"
+    )

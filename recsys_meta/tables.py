@@ -39,9 +39,9 @@ SCORES: Mapping[str, type[pl.DataType] | pl.DataType] = {
     "run_id": pl.String,
     USER_ID: ID,
     ITEM_ID: ID,
-    "rank": pl.Int32,  # 1 is the best
+    "rank": pl.Int32,  # 1 is the top of the list
     "score": pl.Float32,  # finite, in the units of the learner's loss
-    "propensity": pl.Float64,  # probability that the item was shown at this rank; 1.0 under the deterministic policy
+    "propensity": pl.Float64,  # of the item at this rank given those above it, exact; 1.0 under the deterministic policy
     "source": pl.String,  # one of SOURCES
     "n_support": pl.Int32,  # examples the user was adapted on
     "model_version": pl.String,

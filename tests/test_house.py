@@ -124,13 +124,13 @@ def test_every_command_that_the_documents_name_exists(repository):
 
 
 def test_every_verb_that_the_documents_name_exists(repository):
-    from recsys_meta.cli import VERBS
+    from recsys_meta.cli import OWN_VERBS, VERBS
 
     for document in [repository / "README.md", *(repository / "docs").glob("*.md")]:
         named = set(
             re.findall(r"^ *(?:\$ )?(?:\.venv/bin/)?recsys-meta ([a-z]+)", document.read_text(), re.MULTILINE)
         )
-        assert named <= {*VERBS, "runs"}
+        assert named <= {*VERBS, *OWN_VERBS}
 
 
 def test_every_night_that_the_documents_show_is_a_config(repository, tmp_path):
@@ -159,17 +159,27 @@ def test_every_config_that_ships_is_a_config(repository):
         ExperimentSettings,
         NightSettings,
         NightsSettings,
+        OffPolicySettings,
         PowerSettings,
+        SimulateSettings,
         SuiteSettings,
     )
 
     configs = sorted((repository / "configs").glob("*.yaml"))
     assert repository / "configs" / "nightly.yaml" in configs
     for config in configs:
+        if config.stem in ("ab_open_bandit", "ab_coat"):
+            logs = load(OffPolicySettings, [config]).settings.logs.path
+            assert logs.is_relative_to(repository / "data") or "datasets" in logs.parts
+            continue
         if config.name.startswith("suite"):
             assert {entry.config for entry in load(SuiteSettings, [config]).settings.evaluations} <= set(
                 configs
             )
+            continue
+        if config.name.startswith("simulate"):
+            month = load(SimulateSettings, [config]).settings
+            assert {month.control.config, month.treatment.config} <= set(configs)
             continue
         if config.name.startswith("family"):  # given after the evaluation that its name ends on
             evaluation = config.with_name(config.name.replace("family", "evaluate-ml1m"))

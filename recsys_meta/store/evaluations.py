@@ -16,6 +16,8 @@ EVALUATION_TABLES = (
     "evaluation_costs",
     "suite_ranks",
     "tuning_trials",
+    "off_policy_estimates",
+    "off_policy_diagnostics",
 )
 
 
