@@ -1,25 +1,38 @@
-"""A simulated month on the sample world: two policies, what would be logged of them, and the truth beside it."""
+"""A simulated month on the sample world: two policies, their logs, what both analyses say of these, and the truth beside it."""
 
 import json
 import logging
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 import torch
+import yaml
 from torch import Tensor
 
+from pipelines.ab_analysis import WHOLE, ope
 from pipelines.construction import check_classes
+from pipelines.experiment_analysis import experiment
 from pipelines.loading import load
 from pipelines.nightly import nightly
 from pipelines.outcomes import ConfigError
-from pipelines.settings import NightSettings, SimulateSettings, SlateSettings, VariantSettings
+from pipelines.settings import (
+    ExperimentSettings,
+    NightSettings,
+    OffPolicySettings,
+    SimulateSettings,
+    SlateSettings,
+    VariantSettings,
+)
 from recsys_meta import store
 from recsys_meta.ab.simulation import (
+    CLICK,
     Audience,
     Month,
+    TrueValues,
     Truth,
-    Value,
     Variant,
     habits,
     logged_actions,
@@ -28,6 +41,7 @@ from recsys_meta.ab.simulation import (
     simulated_month,
     slate_probabilities,
     true_values,
+    visits_of_a_user,
 )
 from recsys_meta.ab.slate_policies import PlackettLuce
 from recsys_meta.episodes import rows_of, user_keys
@@ -42,6 +56,8 @@ Summary = dict[str, Any]
 MONTH_FILE = "month.duckdb"
 EXPERIMENT = "simulated-month"
 CONTROL, TREATMENT = "control", "treatment"
+OPE, AB = "ope", "ab"  # names of the two configs that are written
+_PER_SHOWN, _PER_USER = "clicks of a shown item", "clicks of a user"
 
 
 class Side(NamedTuple):
@@ -62,12 +78,23 @@ class Simulated(NamedTuple):
     treatment: Variant
     month: Month
     actions: pl.DataFrame  # those of control, each with the probability that the treatment gives it
-    truth: Truth
-    naive: float
+    truth: TrueValues
+
+
+class Answer(NamedTuple):
+    """What somebody says of one figure, or what is true of it."""
+
+    figure: str
+    who: str
+    control: float
+    treatment: float | None  # None: no answer is given
+    difference: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 def simulate(settings: SimulateSettings, fingerprint: str) -> Summary:
-    """Two nights give the scores; a month is drawn from them, written, and told beside the truth."""
+    """Two nights give the scores; a month is drawn from them and written; both analyses read it; all is told beside the truth."""
     sides = [side_of(settings, name) for name in (CONTROL, TREATMENT)]
     check_sides(*sides)
     workspace = store.Workspace(settings.workspace)
@@ -77,10 +104,14 @@ def simulate(settings: SimulateSettings, fingerprint: str) -> Summary:
         control, treatment = (variant_of(settings, side, candidates, audience) for side in sides)
         found = simulated(settings, audience, control, treatment)
         write_tables(settings.workspace, MONTH_FILE, tables_of(found))
-    print(
-        f"{told(found)}\nLogs and truth are in {settings.workspace / MONTH_FILE}, and as Parquet beside it.\n"
-    )
-    return summary_of(found)
+        configs = write_configs(settings, sides[0].night)
+    logs = load(OffPolicySettings, [configs[OPE]])
+    off_policy = ope(logs.settings, logs.fingerprint)
+    test = load(ExperimentSettings, [configs[AB]])
+    tested = experiment(test.settings, test.fingerprint)
+    rows = answers(found, off_policy, tested)
+    print(f"{told(rows)}\nLogs, truth and the configs of both analyses are in {settings.workspace}\n")
+    return summary_of(found, rows)
 
 
 def side_of(settings: SimulateSettings, name: str) -> Side:
@@ -188,9 +219,7 @@ def simulated(
     actions = actions.with_columns(slate_probabilities(actions, audience, treatment))
     log.info("the truth ...")
     truth = true_values(audience, control, treatment, draws=settings.truth_draws, seed=settings.seed)
-    return Simulated(
-        audience, control, treatment, month, actions, truth, naive_value(actions, audience, treatment)
-    )
+    return Simulated(audience, control, treatment, month, actions, truth)
 
 
 def tables_of(found: Simulated) -> dict[str, pl.DataFrame]:
@@ -202,51 +231,139 @@ def tables_of(found: Simulated) -> dict[str, pl.DataFrame]:
         "pools": pools(found.audience, [found.control, found.treatment]),
         "truth": pl.DataFrame(
             [
-                {"what": name, "clicks_per_visit": value.mean, "standard_error": value.standard_error}
-                for name, value in found.truth._asdict().items()
+                {"figure": figure, "of": name, "clicks": value.mean, "standard_error": value.standard_error}
+                for figure, truth in found.truth._asdict().items()
+                for name, value in truth._asdict().items()
             ]
         ),
     }
 
 
-def told(found: Simulated) -> str:
-    """The truth, and what a dashboard would say of it, as Markdown."""
-    shown = {
-        CONTROL: clicks_per_visit(found.month, CONTROL),
-        TREATMENT: clicks_per_visit(found.month, TREATMENT),
+def write_configs(settings: SimulateSettings, night: NightSettings) -> dict[str, Path]:
+    """The configs of both analyses, as anybody would write them for the tables beside them."""
+    contents = {
+        OPE: {
+            "name": "treatment, from the logs of control, first position",
+            "workspace": ".",
+            "logs": {
+                "path": "logged_actions.parquet",
+                "where": "position = 1",
+                "propensity": "propensity",
+                "user_id": USER_ID,
+                "slate_id": "slate_id",
+            },
+            **{
+                role: {
+                    "kind": "table",
+                    "path": "pools.parquet",
+                    "where": f"variant = '{name}'",
+                    "keys": [USER_ID],
+                }
+                for role, name in (("target", TREATMENT), ("against", CONTROL))
+            },
+        },
+        AB: {
+            "workspace": ".",
+            "experiment": EXPERIMENT,
+            "exposures": {"path": "exposures.parquet"},
+            "outcomes": {"path": "outcomes.parquet"},
+            "interactions": {
+                "path": str(night.interactions.path),
+                "timestamp": night.interactions.timestamp,
+            },
+            "control": CONTROL,
+            "shares": {CONTROL: 1 - settings.treated, TREATMENT: settings.treated},
+            "planned_end": settings.first + timedelta(days=settings.days - 1),
+            "planned_days": settings.days,
+            "metrics": [
+                {"name": _PER_SHOWN, "outcome": CLICK, "kind": "ratio"},
+                {"name": _PER_USER, "outcome": CLICK, "covariate": "interactions"},
+            ],
+        },
     }
-    lines = [
-        "| clicks per visit | control | treatment | difference |",
-        "| --- | --- | --- | --- |",
-        f"| the truth | {_told(found.truth.control)} | {_told(found.truth.treatment)} | {_told(found.truth.difference)} |",
-        f"| seen in the month | {shown[CONTROL]:.4f} | {shown[TREATMENT]:.4f} | {shown[TREATMENT] - shown[CONTROL]:+.4f} |",
-        f"| naive, from the logs of control | {shown[CONTROL]:.4f} | {found.naive:.4f} | {found.naive - shown[CONTROL]:+.4f} |",
+    paths = {name: settings.workspace / f"{name}.yaml" for name in contents}
+    for name, content in contents.items():
+        paths[name].write_text(yaml.safe_dump(content, sort_keys=False))
+    return paths
+
+
+def answers(found: Simulated, off_policy: Summary, tested: Summary) -> list[Answer]:
+    """Every figure that somebody tells, under its truth."""
+    positions, days = len(found.audience.examined), found.month.exposures["exposed_at"].dt.date().n_unique()
+    metrics = tested["treatments"][TREATMENT]["metrics"]
+    return [
+        truth_of("clicks of a visit", found.truth.visit, 1.0),
+        naive_of("clicks of a visit", found, found.actions, positions),
+        tested_of("clicks of a visit", metrics[_PER_SHOWN], positions),
+        truth_of(_PER_USER, found.truth.visit, visits_of_a_user(found.audience, days)),
+        tested_of(_PER_USER, metrics[_PER_USER], 1),
+        truth_of("clicks on the first position", found.truth.top, 1.0),
+        naive_of("clicks on the first position", found, found.actions.filter(position=1), 1),
+        valued_of("clicks on the first position", found, off_policy[WHOLE]),
     ]
+
+
+def truth_of(figure: str, truth: Truth, times: float) -> Answer:
+    """What is true."""
+    return Answer(figure, "the truth", *(value.mean * times for value in truth))
+
+
+def naive_of(figure: str, found: Simulated, actions: pl.DataFrame, times: int) -> Answer:
+    """What a look at the click rates says."""
+    control = float(actions["reward"].sum() / actions.height)
+    treatment = naive_value(actions, found.audience, found.treatment)
+    values = (times * value for value in (control, treatment, treatment - control))
+    return Answer(figure, "click rates in the logs of control", *values)
+
+
+def tested_of(figure: str, metric: Summary, times: int) -> Answer:
+    """What the experiment says."""
+    control, effect, low, high = (times * metric[name] for name in ("control", "effect", "low", "high"))
+    return Answer(
+        figure, f"the experiment: {metric['verdict']}", control, control + effect, effect, low, high
+    )
+
+
+def valued_of(figure: str, found: Simulated, said: Summary) -> Answer:
+    """What off-policy evaluation says of the logs of control, if it gives an answer."""
+    control = float(found.actions.filter(position=1)["reward"].sum() / found.actions["slate_id"].n_unique())
+    who = f"off-policy, from the logs of control: {said['verdict']}"
+    if said["answer"] is None or said["difference"] is None:
+        return Answer(figure, who, control, None, None)
+    gained = said["difference"]
+    return Answer(
+        figure, who, control, said["answer"]["value"], gained["value"], gained["low"], gained["high"]
+    )
+
+
+def told(rows: Sequence[Answer]) -> str:
+    """The answers as Markdown."""
+    lines = [
+        "| figure | who says so | control | treatment | difference | interval |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        treatment = "" if row.treatment is None else f"{row.treatment:.4f}"
+        difference = "" if row.difference is None else f"{row.difference:+.4f}"
+        between = "" if row.low is None or row.high is None else f"{row.low:+.4f} to {row.high:+.4f}"
+        lines.append(
+            f"| {row.figure} | {row.who} | {row.control:.4f} | {treatment} | {difference} | {between} |"
+        )
     return "\n".join(lines) + "\n"
 
 
-def clicks_per_visit(month: Month, variant: str) -> float:
-    """What was seen."""
-    actions = logged_actions(month, variant)
-    return float(actions["reward"].sum() / actions["slate_id"].n_unique())
-
-
-def summary_of(found: Simulated) -> Summary:
+def summary_of(found: Simulated, rows: Sequence[Answer]) -> Summary:
     """What the last line says."""
+    shown = found.month.exposures
+    users = shown.group_by("variant").agg(pl.col(USER_ID).n_unique()).sort("variant")
     return {
-        "visits": found.month.exposures.select(USER_ID, "exposed_at").n_unique(),
-        "exposures": found.month.exposures.height,
+        "visits": shown.select(USER_ID, "exposed_at").n_unique(),
+        "exposures": shown.height,
         "clicks": found.month.outcomes.height,
-        "users": dict(
-            found.month.exposures.group_by("variant")
-            .agg(pl.col(USER_ID).n_unique())
-            .sort("variant")
-            .iter_rows()
-        ),
-        "truth": {name: value._asdict() for name, value in found.truth._asdict().items()},
-        "naive": found.naive,
+        "users": dict(users.iter_rows()),
+        "standard_errors_of_the_truth": {
+            figure: {name: value.standard_error for name, value in truth._asdict().items()}
+            for figure, truth in found.truth._asdict().items()
+        },
+        "answers": [row._asdict() for row in rows],
     }
-
-
-def _told(value: Value) -> str:
-    return f"{value.mean:.4f} ± {value.standard_error:.4f}"

@@ -1,6 +1,7 @@
 """The simulated month on the sample world: what is written, and that it is what nights would have shown."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -10,7 +11,7 @@ import pytest
 from pipelines.loading import load
 from pipelines.nightly import nightly
 from pipelines.outcomes import ConfigError
-from pipelines.settings import NightSettings, SimulateSettings
+from pipelines.settings import ExperimentSettings, NightSettings, OffPolicySettings, SimulateSettings
 from pipelines.simulated_month import simulate
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -54,13 +55,43 @@ def test_what_is_written_is_what_the_summary_counts(simulated) -> None:
     assert counted["exposures"] == summary["exposures"]
     assert 2.99 < summary["exposures"] / summary["visits"] <= 3, "few have met nearly all candidates"
     assert counted["outcomes"] == summary["clicks"]
-    assert counted["truth"] == 3
+    assert counted["truth"] == 6
     assert (
         counted["logged_actions"]
         == pl.read_parquet(workspace / "exposures.parquet").filter(variant="control").height
     )
     assert json.loads(json.dumps(summary)) == summary
     assert set(summary["users"]) == {"control", "treatment"}
+
+
+def test_both_answers_stand_beside_the_truth_and_hold_it(simulated) -> None:
+    workspace, summary = simulated
+    answers = {(row["figure"], row["who"].partition(":")[0]): row for row in summary["answers"]}
+    told = {
+        ("clicks of a visit", "the experiment"),
+        ("clicks of a user", "the experiment"),
+        ("clicks on the first position", "off-policy, from the logs of control"),
+    }
+    assert set(answers) == {(figure, "the truth") for figure, _ in told} | told | {
+        (figure, "click rates in the logs of control")
+        for figure in ("clicks of a visit", "clicks on the first position")
+    }
+    for figure, who in told:
+        answer, truth = answers[figure, who], answers[figure, "the truth"]
+        assert answer["low"] < truth["difference"] < answer["high"], (figure, answer, truth)
+    valued = answers["clicks on the first position", "off-policy, from the logs of control"]
+    assert valued["high"] - valued["low"] < 0.1
+    written = pl.read_parquet(workspace / "truth.parquet").filter(figure="visit", of="difference")
+    assert written["clicks"].item() == answers["clicks of a visit", "the truth"]["difference"]
+
+
+def test_the_configs_that_are_written_are_those_of_the_commands(simulated) -> None:
+    workspace, _ = simulated
+    logs = load(OffPolicySettings, [workspace / "ope.yaml"]).settings.logs
+    assert logs.path == workspace / "logged_actions.parquet"
+    test = load(ExperimentSettings, [workspace / "ab.yaml"]).settings
+    assert test.planned_end == date(2026, 11, 2)
+    assert test.shares == {"control": 0.5, "treatment": 0.5}
 
 
 def test_the_month_shows_what_nights_of_these_days_would_publish(simulated, tmp_path) -> None:
