@@ -21,10 +21,12 @@ from pipelines.settings import (
 )
 from recsys_meta import ingest, store
 from recsys_meta.ab.estimators.registry import ESTIMATORS
+from recsys_meta.ab.estimators.slates import SLATE_ESTIMATORS
 from recsys_meta.ab.intervals import resamples
 from recsys_meta.ab.logged_actions import LoggedActions, logged_actions, with_uniform_propensities
 from recsys_meta.ab.off_policy import Models, OffPolicy, compare, fitted_models, off_policy
 from recsys_meta.ab.policies import PROBABILITY, Policy, as_logged, from_table, softmax, uniform
+from recsys_meta.ab.slate_off_policy import ordered, slate_off_policy
 from recsys_meta.reports.off_policy import Told, markdown, off_policy_page
 from recsys_meta.store.atomic import write_bytes_atomically
 from recsys_meta.store.evaluations import EVALUATIONS_FILE, write_evaluation
@@ -70,9 +72,10 @@ def analyses_of(settings: OffPolicySettings) -> Mapping[str, AnalysisSettings]:
 
 def check_estimators(settings: OffPolicySettings) -> None:
     """Raises ConfigError for an estimator that nobody knows."""
-    strange = [name for name in settings.estimators if name not in ESTIMATORS]
+    known = [*SLATE_ESTIMATORS] if settings.logs.slates else [*ESTIMATORS]
+    strange = [name for name in settings.estimators if name not in known]
     if strange:
-        raise ConfigError([f"estimators: {strange} are not known; expected some of {', '.join(ESTIMATORS)}"])
+        raise ConfigError([f"estimators: {strange} are not known here; expected some of {', '.join(known)}"])
 
 
 def analyse(settings: OffPolicySettings, name: str, analysis: AnalysisSettings) -> Analysed:
@@ -83,15 +86,18 @@ def analyse(settings: OffPolicySettings, name: str, analysis: AnalysisSettings) 
     drawn = resamples(int(logs.users.max()) + 1, settings.bootstrap_draws, settings.seed)
 
     def valued(given: PolicySettings) -> OffPolicy:
-        return off_policy(
-            logs,
-            policy_of(given, logs, actions),
-            models=models,
-            estimators=settings.estimators or None,
-            kind=settings.interval,
-            level=settings.level,
-            drawn=drawn,
-        )
+        without = settings.logs.slates and settings.logs.filling == "without replacement"
+        policy = policy_of(given, logs, actions, without_replacement=without)
+        arguments: dict[str, Any] = {
+            "models": models,
+            "estimators": settings.estimators or None,
+            "kind": settings.interval,
+            "level": settings.level,
+            "drawn": drawn,
+        }
+        if settings.logs.slates:
+            return slate_off_policy(logs, policy, filling=settings.logs.filling, **arguments)
+        return off_policy(logs, policy, **arguments)
 
     target = valued(analysis.target or settings.target)
     log.info("%s: %s", name, target.verdict.word)
@@ -135,13 +141,22 @@ def read_logs(
 def models_of(settings: OffPolicySettings, logs: LoggedActions) -> Models | None:
     """The reward models, where they are wanted."""
     given = settings.reward_model
-    wanted = settings.estimators or tuple(ESTIMATORS)
-    if given.kind == "none" or not any("model" in " ".join(ESTIMATORS[name].needs) for name in wanted):
+    needed = [name for name, one in ESTIMATORS.items() if {"model", "robust model"} & one.needs]
+    needed += [name for name, one in SLATE_ESTIMATORS.items() if one.needs_model]
+    if given.kind == "none" or (settings.estimators and not set(needed) & set(settings.estimators)):
         return None
+    if settings.logs.slates:
+        logs = ordered(logs)
     return fitted_models(logs, given.kind, folds=given.folds, seed=settings.seed)
 
 
-def policy_of(given: PolicySettings, logs: LoggedActions, actions: pl.Series | None) -> Policy:
+def policy_of(
+    given: PolicySettings,
+    logs: LoggedActions,
+    actions: pl.Series | None,
+    *,
+    without_replacement: bool = False,
+) -> Policy:
     """The policy that the settings describe, over these logs."""
     match given:
         case TablePolicySettings():
@@ -159,7 +174,7 @@ def policy_of(given: PolicySettings, logs: LoggedActions, actions: pl.Series | N
             ids = (given.item_id, *(key for key in given.keys if key not in logs.context))
             table = ingest.read_rows(source_of(given), given.keys, ids)
             return as_logged(table.rename({given.item_id: ITEM_ID}), given.keys)
-    return uniform(logs, actions)
+    return uniform(logs, actions, by_position=not without_replacement)
 
 
 def of_users(scores: pl.DataFrame, logs: LoggedActions) -> pl.DataFrame:

@@ -1118,7 +1118,20 @@ class LogSettings(SourceSettings):
     position: str | None = Field(
         default=None, description="column of the position on the page or in the slate"
     )
-    slate_id: str | None = Field(default=None, description="column that tells which rows were shown together")
+    slate_id: str | None = Field(
+        default=None,
+        description="column that tells which rows were shown together; with position: slates are valued",
+    )
+    filling: Literal["without replacement", "independently"] = Field(
+        default="without replacement",
+        description="how positions of a slate are filled, in the logs and by the policy",
+    )
+
+    @property
+    def slates(self) -> bool:
+        """Whether slates are valued, rather than single actions."""
+        return self.slate_id is not None and self.position is not None and self.origin != "none"
+
     context: tuple[str, ...] = Field(
         default=(),
         description="columns of the situation, for reward models and for policies that depend on it",

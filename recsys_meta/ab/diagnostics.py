@@ -12,8 +12,7 @@ import polars as pl
 
 from recsys_meta.ab.estimators.sample import Contributions, Numbers, Sample, user_sums
 from recsys_meta.ab.intervals import Kind, Resamples, interval
-from recsys_meta.ab.logged_actions import LoggedActions, Origin
-from recsys_meta.ab.policies import Policy, supported_share
+from recsys_meta.ab.logged_actions import Origin
 
 _BINS = 30
 
@@ -51,37 +50,16 @@ class Diagnostics(NamedTuple):
 
 
 def diagnose(
-    logs: LoggedActions,
-    policy: Policy,
     sample: Sample,
-    *,
-    kind: Kind,
-    drawn: Resamples,
-    level: float = 0.95,
-) -> Diagnostics:
-    """The figures, and the interval of the mean weight."""
-    return diagnose_sample(
-        sample,
-        clustered=logs.clustered,
-        origin=logs.origin,
-        support=supported_share(policy, logs),
-        kind=kind,
-        drawn=drawn,
-        level=level,
-    )
-
-
-def diagnose_sample(
-    sample: Sample,
-    *,
     clustered: bool,
     origin: Origin,
     support: float,
+    *,
     kind: Kind,
     drawn: Resamples,
     level: float = 0.95,
 ) -> Diagnostics:
-    """The same where the share with support is known already."""
+    """The figures, and the interval of the mean weight. support: as of ``policies.supported_share``."""
     n_users = int(sample.users.max()) + 1
     rewarded = sample.rewards != 0
     found = Diagnostics(

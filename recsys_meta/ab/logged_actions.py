@@ -40,10 +40,11 @@ class LoggedActions(NamedTuple):
 
     @property
     def users(self) -> Codes:
-        """A number for each row's user, 0 .. U-1 by first appearance; each row its own where users are not known."""
-        if not self.clustered:
+        """A number for each row's user, 0 .. U-1; where users are not known each slate, or else each row, is one of its own."""
+        unit = next((name for name in (USER_ID, SLATE_ID) if name in self.table.columns), None)
+        if unit is None:
             return np.arange(len(self.table))
-        ranks = self.table[USER_ID].rank("dense").cast(pl.Int64) - 1
+        ranks = self.table[unit].rank("dense").cast(pl.Int64) - 1
         return ranks.to_numpy()
 
     @property

@@ -9,14 +9,23 @@ import polars as pl
 from recsys_meta.ab import reward_models
 from recsys_meta.ab.diagnostics import Diagnostics, diagnose, weight_distribution
 from recsys_meta.ab.estimators.registry import available
-from recsys_meta.ab.estimators.sample import Codes, Numbers, Sample, UserSums, difference, per_user, user_sums
+from recsys_meta.ab.estimators.sample import (
+    Codes,
+    Contributions,
+    Numbers,
+    Sample,
+    UserSums,
+    difference,
+    per_user,
+    user_sums,
+)
 from recsys_meta.ab.intervals import Kind, Resamples, interval, resamples
-from recsys_meta.ab.logged_actions import POSITION, LoggedActions
-from recsys_meta.ab.policies import Policy, target_probabilities
+from recsys_meta.ab.logged_actions import POSITION, LoggedActions, Origin
+from recsys_meta.ab.policies import Policy, supported_share, target_probabilities
 from recsys_meta.ab.verdict import AGREEMENT, Limits, Verdict, judge
 
 DEFAULT_KIND: Kind = "studentized"  # by measured coverage: docs/off-policy.md
-ANSWERS = ("DR", "SNIPS", "Replay")  # which estimate is the answer: the first that there is
+ANSWERS: Sequence[str] = ("DR", "SNIPS", "Replay")  # which estimate is the answer: the first that there is
 
 ESTIMATES: Mapping[str, type[pl.DataType]] = {
     "policy": pl.String,
@@ -52,7 +61,8 @@ class OffPolicy(NamedTuple):
     weights: pl.DataFrame  # of diagnostics.weight_distribution; empty without propensities
     sums: Mapping[str, UserSums]  # by estimator
     drawn: Resamples
-    rows: Numbers  # [U], logged rows of each user
+    rows: Numbers  # [U], logged rows (or slates) of each user
+    unit: str = "row"  # or "slate": what values are per
 
     @property
     def answer(self) -> dict[str, Any] | None:
@@ -88,26 +98,55 @@ def off_policy(
     drawn: resamples of the users; the same ones make several policies comparable. None: drawn here.
     """
     sample = sample_of(logs, policy, models, estimators)
-    n_users = int(sample.users.max()) + 1
-    drawn = drawn or resamples(n_users, draws, seed)
-    diagnostics = diagnose(logs, policy, sample, kind=kind, drawn=drawn, level=level)
-    verdict = judge(diagnostics, limits)
-    wanted = [
-        estimator for estimator in available(sample) if estimators is None or estimator.name in estimators
+    drawn = drawn or resamples(int(sample.users.max()) + 1, draws, seed)
+    found = [
+        (estimator.name, estimator.contributions(sample), estimator.note)
+        for estimator in available(sample)
+        if estimators is None or estimator.name in estimators
     ]
-    answer = next((name for name in ANSWERS if name in {estimator.name for estimator in wanted}), None)
+    evidence = Evidence(sample, logs.clustered, logs.origin, supported_share(policy, logs), "row")
+    return evaluated(policy, evidence, found, ANSWERS, kind, level, drawn, limits)
+
+
+class Evidence(NamedTuple):
+    """What an evaluation rests on."""
+
+    sample: Sample  # one entry per unit
+    clustered: bool
+    origin: Origin
+    support: float
+    unit: str  # "row" or "slate": what the value is per
+
+
+def evaluated(
+    policy: Policy,
+    evidence: Evidence,
+    found: Sequence[tuple[str, Contributions, str]],
+    answers: Sequence[str],
+    kind: Kind,
+    level: float,
+    drawn: Resamples,
+    limits: Limits | None,
+) -> OffPolicy:
+    """Intervals, diagnostics and verdict of estimates. found: name, contributions, and what the interval does not know."""
+    sample = evidence.sample
+    n_users = int(sample.users.max()) + 1
+    diagnostics = diagnose(
+        sample, evidence.clustered, evidence.origin, evidence.support, kind=kind, drawn=drawn, level=level
+    )
+    verdict = judge(diagnostics, limits)
+    answer = next((name for name in answers if name in {name for name, _, _ in found}), None)
     rows, sums = [], {}
-    for estimator in wanted:
-        contributions = estimator.contributions(sample)
-        sums[estimator.name] = user_sums(contributions, sample.users, n_users)
-        row = _row(policy.name, estimator.name, sums[estimator.name], kind, drawn, level)
-        note = AGREEMENT if sample.propensities is None else estimator.note
-        is_answer = verdict.answers and estimator.name == answer
-        rows.append(row | {"setting": contributions.setting, "is_answer": is_answer, "note": note})
+    for name, contributions, note in found:
+        sums[name] = user_sums(contributions, sample.users, n_users)
+        row = _row(policy.name, name, sums[name], kind, drawn, level)
+        is_answer = verdict.answers and name == answer
+        said = AGREEMENT if sample.propensities is None else note
+        rows.append(row | {"setting": contributions.setting, "is_answer": is_answer, "note": said})
     weights = weight_distribution(sample.weights if sample.propensities is not None else np.empty(0))
     behind = per_user(sample.users, None, n_users)
     estimates = pl.DataFrame(rows, schema=dict(ESTIMATES))
-    return OffPolicy(policy, estimates, diagnostics, verdict, weights, sums, drawn, behind)
+    return OffPolicy(policy, estimates, diagnostics, verdict, weights, sums, drawn, behind, evidence.unit)
 
 
 def compare(
@@ -118,7 +157,8 @@ def compare(
     Both must be of the same logs with the same resamples. No difference is an answer where one of the two is not identified.
     """
     names = [name for name in left.sums if name in right.sums]
-    answer = next((name for name in ANSWERS if name in names), None)
+    answers = [*left.estimates.filter("is_answer")["estimator"], *ANSWERS]
+    answer = next((name for name in answers if name in names), None)
     rows = []
     for name in names:
         sums = difference(left.sums[name], right.sums[name], left.rows)

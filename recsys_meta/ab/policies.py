@@ -54,9 +54,15 @@ def from_table(name: str, table: pl.DataFrame, keys: Sequence[str], note: str = 
     return Policy(name, tuple(keys), table, note)
 
 
-def uniform(logs: LoggedActions, actions: pl.Series | None = None, name: str = "uniform") -> Policy:
-    """Every action of a position alike. actions: all there are; None: those that were logged at that position."""
-    keys = (POSITION,) if POSITION in logs.table.columns else ()
+def uniform(
+    logs: LoggedActions,
+    actions: pl.Series | None = None,
+    *,
+    by_position: bool = True,
+    name: str = "uniform",
+) -> Policy:
+    """Every action of a position alike, or of all positions. actions: all there are; None: those that were logged there."""
+    keys = (POSITION,) if by_position and POSITION in logs.table.columns else ()
     note = ""
     if actions is None:
         table = logs.table.select(*keys, ITEM_ID).unique(maintain_order=True)

@@ -82,6 +82,10 @@ class RewardModel(NamedTuple):
         joined = rows.join(cells, on=rows.columns, how="left", nulls_equal=True, maintain_order="left")
         return joined["value"].to_numpy()
 
+    def at(self, table: pl.DataFrame, rows: NDArray[np.int64]) -> Numbers:
+        """q of other actions in the situations of logged rows, by the models that judge these. rows: one for each action."""
+        return self._predicted(table.with_columns(pl.Series(_FOLD, self.folds[rows]))).to_numpy()
+
     def _predicted(self, table: pl.DataFrame) -> pl.Series:
         matrix, folds = self.encoding.matrix(table), table[_FOLD].to_numpy()
         predictions = np.empty(len(table))

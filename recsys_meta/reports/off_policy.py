@@ -38,7 +38,7 @@ def headline(found: OffPolicy) -> str:
     if answer is None:
         return f"These logs do not identify what {name!r} would earn: no estimate is an answer; {logged}."
     return (
-        f"{name!r} would earn {_number(answer['value'])} per row ({answer['level']:.0%} interval {_interval(answer)},"
+        f"{name!r} would earn {_number(answer['value'])} per {found.unit} ({answer['level']:.0%} interval {_interval(answer)},"
         f" by {answer['estimator']}); {logged}."
     )
 
@@ -101,9 +101,9 @@ def _estimate_lines(estimates: pl.DataFrame) -> list[str]:
 def facts_of(found: OffPolicy) -> list[tuple[str, str]]:
     """The diagnostics that are always said beside the estimates."""
     seen, overlap = found.diagnostics, found.diagnostics.overlap
-    units = "users" if seen.clustered else "rows, each counted as a user"
+    units = "users" if seen.clustered else f"{found.unit}s, each counted as a user"
     note = f" ({found.policy.note})" if found.policy.note else ""
-    behind = f"{seen.rewarded_rows:,} rewarded of {seen.rows:,} rows; {seen.rewarded_users:,} of {seen.users:,} {units}"
+    behind = f"{seen.rewarded_rows:,} rewarded of {seen.rows:,} {found.unit}s; {seen.rewarded_users:,} of {seen.users:,} {units}"
     facts = [
         ("policies compared", f"{found.policy.name}{note} against what was logged"),
         ("propensities", seen.origin),
@@ -116,7 +116,7 @@ def facts_of(found: OffPolicy) -> list[tuple[str, str]]:
     return [
         *facts,
         ("mean weight (should be 1)", f"{overlap.mean_weight:.4f} ({bounds})"),
-        ("effective sample size", f"{overlap.effective_rows:,.1f} of {seen.rows:,} rows"),
+        ("effective sample size", f"{overlap.effective_rows:,.1f} of {seen.rows:,} {found.unit}s"),
         ("effective rewarded rows", f"{overlap.effective_rewarded_rows:,.1f} of {seen.rewarded_rows:,}"),
         ("largest weight", f"{overlap.largest_weight:,.2f}, {overlap.largest_share:.1%} of all weight"),
     ]
@@ -132,7 +132,9 @@ def off_policy_page(title: str, facts: Mapping[str, str], analyses: Sequence[Tol
     for number, told in enumerate(analyses):
         for place, found in enumerate(_both(told)):
             name = f"{told.name}: {found.policy.name}"
-            charts[f"forest{number}{place}"] = forest(found.estimates, found.diagnostics.logged_value)
+            charts[f"forest{number}{place}"] = forest(
+                found.estimates, found.unit, found.diagnostics.logged_value
+            )
             sections.append(section(name, figure(f"forest{number}{place}"), _forest_note(found)))
             sections.append(_fact_table(found))
             sections.append(estimate_table(found.estimates))
@@ -140,14 +142,16 @@ def off_policy_page(title: str, facts: Mapping[str, str], analyses: Sequence[Tol
                 charts[f"weights{number}{place}"] = weight_chart(found.weights)
                 sections.append(section(f"{name}, weights", figure(f"weights{number}{place}"), _WEIGHTS_NOTE))
         if told.differences is not None:
-            charts[f"difference{number}"] = forest(told.differences, None)
+            charts[f"difference{number}"] = forest(told.differences, told.target.unit)
             note = difference_headline(told) or ""
             sections.append(section(f"{told.name}: the difference", figure(f"difference{number}"), note))
             sections.append(estimate_table(told.differences))
     return html_page(title, facts, sections, charts)
 
 
-def forest(estimates: pl.DataFrame, logged: float | None) -> alt.LayerChart | alt.FacetChart:
+def forest(
+    estimates: pl.DataFrame, unit: str, logged: float | None = None
+) -> alt.LayerChart | alt.FacetChart:
     """A line per estimator with its interval; the answer in colour; what was logged (or no difference) as a vertical line."""
     mark = 0.0 if logged is None else logged
     rows = estimates.drop_nulls("value").with_columns(
@@ -160,7 +164,9 @@ def forest(estimates: pl.DataFrame, logged: float | None) -> alt.LayerChart | al
     low, high = min(edges), max(edges)
     pad = 0.03 * (high - low) or 1.0
     x_scale = alt.Scale(domain=[low - pad, high + pad], nice=False, zero=False)
-    title = "reward per logged row" if logged is not None else "difference of the reward per logged row"
+    title = (
+        f"reward per logged {unit}" if logged is not None else f"difference of the reward per logged {unit}"
+    )
     base = alt.Chart(alt.InlineData(rows.to_dicts())).encode(
         y=alt.Y("estimator:N", sort=order, title=None, axis=alt.Axis(labelFontSize=13, labelLimit=250)),
         color=alt.Color(
@@ -205,6 +211,7 @@ def weight_chart(weights: pl.DataFrame) -> alt.VConcatChart:
             ),
             x2="high:Q",
             y=alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format="%", labelFontSize=12, tickCount=4)),
+            y2=alt.datum(0),
             tooltip=[alt.Tooltip("low:Q", format=".4g"), alt.Tooltip("high:Q", format=".4g"), "rows:Q",
                      alt.Tooltip("share:Q", format=".2%")],
         )
@@ -225,7 +232,7 @@ def estimate_table(estimates: pl.DataFrame) -> str:
         if row["is_answer"]:
             strong = row["estimator"]
         interval = f"{_interval(row)}<small>{row['interval']} {row['level']:.0%}</small>"
-        note = f"<span style='white-space:normal'>{escape(row['note'])}</span>"
+        note = f"<div style='white-space:normal;text-align:left'>{escape(row['note'])}</div>"
         cells = [(_number(row["value"]), ""), (interval, ""), (_setting(row), ""), (note, "")]
         body.append((row["estimator"], cells))
     return table(["", "value", "interval", "chosen", "what the interval does not know"], body, strong=strong)

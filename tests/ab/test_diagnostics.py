@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from recsys_meta.ab.diagnostics import diagnose, effective_size, weight_distribution
 from recsys_meta.ab.intervals import resamples
 from recsys_meta.ab.off_policy import sample_of
+from recsys_meta.ab.policies import supported_share
 from recsys_meta.ab.synthetic_logs import WORLDS
 
 WORLD = WORLDS["users nested"]
@@ -17,7 +18,8 @@ def test_the_figures_are_those_of_the_logs():
     logs = WORLD.logs(3000, np.random.default_rng(0))
     sample = sample_of(logs, WORLD.policy, None)
     users = int(logs.users.max()) + 1
-    found = diagnose(logs, WORLD.policy, sample, kind="normal", drawn=resamples(users, 100))
+    support = supported_share(WORLD.policy, logs)
+    found = diagnose(sample, logs.clustered, logs.origin, support, kind="normal", drawn=resamples(users, 100))
     weights, clicks = sample.weights, logs.rewards
     assert (found.rows, found.users, found.clustered, found.origin) == (3000, users, True, "logged")
     assert found.rewarded_rows == int(clicks.sum())

@@ -177,3 +177,39 @@ def test_the_open_bandit_figures_are_those_of_the_field(datasets, repository, tm
     assert women["snipw"] == pytest.approx(0.002373, abs=1e-6)
     assert women["verdict"] == "not identified"
     assert women["answer"] is None
+
+
+def test_slates_of_scores_drawn_without_replacement_are_a_story_too(tmp_path):
+    generator = np.random.default_rng(0)
+    scores = np.linspace(0.0, 1.0, 5)
+    rows = []
+    for slate in range(1500):
+        for place, item in enumerate(np.argsort(-generator.gumbel(size=5))[:3]):
+            rows.append(
+                (
+                    slate // 3,
+                    slate,
+                    place + 1,
+                    int(item),
+                    float(generator.random() < 0.1 + 0.1 * item),
+                    1 / (5 - place),
+                )
+            )
+    names = ["user_id", "slate_id", "position", "item_id", "reward", "propensity"]
+    pl.DataFrame(rows, schema=names, orient="row").write_parquet(tmp_path / "logs.parquet")
+    users = pl.DataFrame({"user_id": range(500)})
+    users.join(pl.DataFrame({"item_id": range(5), "score": scores}), how="cross").write_parquet(
+        tmp_path / "scores.parquet"
+    )
+    (tmp_path / "ope.yaml").write_text(
+        "workspace: out\nbootstrap_draws: 200\n"
+        "logs: {path: logs.parquet, propensity: propensity, user_id: user_id, slate_id: slate_id, position: position}\n"
+        "target: {kind: scores, path: scores.parquet}\nagainst: {kind: uniform}\n"
+    )
+    found = run(tmp_path)["all"]
+    logged = pl.read_parquet(tmp_path / "logs.parquet")["reward"].sum() / 1500
+    assert found["answer"]["estimator"] == "Cascade-DR"
+    assert found["answer"]["value"] > logged
+    assert found["difference"]["low"] > 0
+    with pytest.raises(ConfigError, match="SNIPS"):
+        run(tmp_path, estimators="[SNIPS]")
