@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,8 +56,13 @@ Summary = dict[str, Any]
 MONTH_FILE = "month.duckdb"
 EXPERIMENT = "simulated-month"
 CONTROL, TREATMENT = "control", "treatment"
-OPE, AB = "ope", "ab"  # names of the two configs that are written
-_PER_SHOWN, _PER_USER = "clicks of a shown item", "clicks of a user"
+OPE_TOP, OPE_VISIT, AB = "ope-top", "ope-visit", "ab"  # names of the configs that are written
+_PER_SHOWN, _PER_VISIT, _PER_USER, _PER_TOP = (
+    "clicks of a shown item",
+    "clicks of a visit",
+    "clicks of a user",
+    "clicks on the first position",
+)
 
 
 class Side(NamedTuple):
@@ -89,8 +94,10 @@ class Answer(NamedTuple):
     control: float
     treatment: float | None  # None: no answer is given
     difference: float | None
-    low: float | None = None
+    low: float | None = None  # of the difference
     high: float | None = None
+    treatment_low: float | None = None
+    treatment_high: float | None = None
 
 
 def simulate(settings: SimulateSettings, fingerprint: str) -> Summary:
@@ -105,11 +112,13 @@ def simulate(settings: SimulateSettings, fingerprint: str) -> Summary:
         found = simulated(settings, audience, control, treatment)
         write_tables(settings.workspace, MONTH_FILE, tables_of(found))
         configs = write_configs(settings, sides[0].night)
-    logs = load(OffPolicySettings, [configs[OPE]])
-    off_policy = ope(logs.settings, logs.fingerprint)
+    valued = {}
+    for name in (OPE_TOP, OPE_VISIT):
+        logs = load(OffPolicySettings, [configs[name]])
+        valued[name] = ope(logs.settings, logs.fingerprint)[WHOLE]
     test = load(ExperimentSettings, [configs[AB]])
     tested = experiment(test.settings, test.fingerprint)
-    rows = answers(found, off_policy, tested)
+    rows = answers(found, valued, tested)
     print(f"{told(rows)}\nLogs, truth and the configs of both analyses are in {settings.workspace}\n")
     return summary_of(found, rows)
 
@@ -240,27 +249,26 @@ def tables_of(found: Simulated) -> dict[str, pl.DataFrame]:
 
 
 def write_configs(settings: SimulateSettings, night: NightSettings) -> dict[str, Path]:
-    """The configs of both analyses, as anybody would write them for the tables beside them."""
-    contents = {
-        OPE: {
-            "name": "treatment, from the logs of control, first position",
+    """The configs of the analyses, as anybody would write them for the tables beside them."""
+    logs = {"path": "logged_actions.parquet", "propensity": "propensity", "user_id": USER_ID}
+    target, against = (
+        {"kind": "table", "path": "pools.parquet", "where": f"variant = '{name}'", "keys": [USER_ID]}
+        for name in (TREATMENT, CONTROL)
+    )
+    contents: dict[str, Summary] = {
+        OPE_TOP: {
+            "name": "treatment on the first position, from the logs of control",
             "workspace": ".",
-            "logs": {
-                "path": "logged_actions.parquet",
-                "where": "position = 1",
-                "propensity": "propensity",
-                "user_id": USER_ID,
-                "slate_id": "slate_id",
-            },
-            **{
-                role: {
-                    "kind": "table",
-                    "path": "pools.parquet",
-                    "where": f"variant = '{name}'",
-                    "keys": [USER_ID],
-                }
-                for role, name in (("target", TREATMENT), ("against", CONTROL))
-            },
+            "logs": logs | {"where": "position = 1"},
+            "target": target,
+            "against": against,
+        },
+        # No policy to compare with: below the first position, what control explores is no Plackett-Luce model's.
+        OPE_VISIT: {
+            "name": "whole slates of treatment, from the logs of control",
+            "workspace": ".",
+            "logs": logs | {"position": "position", "slate_id": "slate_id"},
+            "target": target,
         },
         AB: {
             "workspace": ".",
@@ -287,19 +295,22 @@ def write_configs(settings: SimulateSettings, night: NightSettings) -> dict[str,
     return paths
 
 
-def answers(found: Simulated, off_policy: Summary, tested: Summary) -> list[Answer]:
+def answers(found: Simulated, valued: Mapping[str, Summary], tested: Summary) -> list[Answer]:
     """Every figure that somebody tells, under its truth."""
     positions, days = len(found.audience.examined), found.month.exposures["exposed_at"].dt.date().n_unique()
     metrics = tested["treatments"][TREATMENT]["metrics"]
+    top = found.actions.filter(position=1)
+    slates = found.actions.group_by("slate_id").agg(pl.col("reward").sum())
     return [
-        truth_of("clicks of a visit", found.truth.visit, 1.0),
-        naive_of("clicks of a visit", found, found.actions, positions),
-        tested_of("clicks of a visit", metrics[_PER_SHOWN], positions),
+        truth_of(_PER_VISIT, found.truth.visit, 1.0),
+        naive_of(_PER_VISIT, found, found.actions, positions),
+        valued_of(_PER_VISIT, slates, valued[OPE_VISIT]),
+        tested_of(_PER_VISIT, metrics[_PER_SHOWN], positions),
         truth_of(_PER_USER, found.truth.visit, visits_of_a_user(found.audience, days)),
         tested_of(_PER_USER, metrics[_PER_USER], 1),
-        truth_of("clicks on the first position", found.truth.top, 1.0),
-        naive_of("clicks on the first position", found, found.actions.filter(position=1), 1),
-        valued_of("clicks on the first position", found, off_policy[WHOLE]),
+        truth_of(_PER_TOP, found.truth.top, 1.0),
+        naive_of(_PER_TOP, found, top, 1),
+        valued_of(_PER_TOP, top, valued[OPE_TOP]),
     ]
 
 
@@ -324,32 +335,51 @@ def tested_of(figure: str, metric: Summary, times: int) -> Answer:
     )
 
 
-def valued_of(figure: str, found: Simulated, said: Summary) -> Answer:
-    """What off-policy evaluation says of the logs of control, if it gives an answer."""
-    control = float(found.actions.filter(position=1)["reward"].sum() / found.actions["slate_id"].n_unique())
-    who = f"off-policy, from the logs of control: {said['verdict']}"
-    if said["answer"] is None or said["difference"] is None:
-        return Answer(figure, who, control, None, None)
-    gained = said["difference"]
+def valued_of(figure: str, logged: pl.DataFrame, said: Summary) -> Answer:
+    """What off-policy evaluation says of the logs of control, if anything; only a paired difference has an interval."""
+    control = float(logged["reward"].sum() / logged.height)
+    answer, gained = said["answer"] or {}, said.get("difference") or {}
+    who = f"off-policy, from the logs of control{'' if not answer else ' by ' + answer['estimator']}: {said['verdict']}"
+    difference, value = gained.get("value"), answer.get("value")
+    if difference is None and value is not None:
+        difference = value - control
     return Answer(
-        figure, who, control, said["answer"]["value"], gained["value"], gained["low"], gained["high"]
+        figure,
+        who,
+        control,
+        value,
+        difference,
+        gained.get("low"),
+        gained.get("high"),
+        answer.get("low"),
+        answer.get("high"),
     )
 
 
 def told(rows: Sequence[Answer]) -> str:
     """The answers as Markdown."""
     lines = [
-        "| figure | who says so | control | treatment | difference | interval |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| figure | who says so | control | treatment | its interval | difference | its interval |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        treatment = "" if row.treatment is None else f"{row.treatment:.4f}"
-        difference = "" if row.difference is None else f"{row.difference:+.4f}"
-        between = "" if row.low is None or row.high is None else f"{row.low:+.4f} to {row.high:+.4f}"
-        lines.append(
-            f"| {row.figure} | {row.who} | {row.control:.4f} | {treatment} | {difference} | {between} |"
-        )
+        treatment = "none" if row.treatment is None else f"{row.treatment:.4f}"
+        difference = "none" if row.difference is None else f"{row.difference:+.4f}"
+        cells = [
+            row.figure,
+            row.who,
+            f"{row.control:.4f}",
+            treatment,
+            _between(row.treatment_low, row.treatment_high, ".4f"),
+            difference,
+            _between(row.low, row.high, "+.4f"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _between(low: float | None, high: float | None, form: str) -> str:
+    return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
 def summary_of(found: Simulated, rows: Sequence[Answer]) -> Summary:
