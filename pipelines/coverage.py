@@ -9,7 +9,8 @@ import time
 
 from recsys_meta.ab.coverage import coverage
 from recsys_meta.ab.intervals import KINDS
-from recsys_meta.ab.off_policy import DEFAULT_KIND
+from recsys_meta.ab.off_policy import ANSWERS, DEFAULT_KIND
+from recsys_meta.ab.slate_off_policy import SLATE_ANSWERS
 from recsys_meta.ab.synthetic_logs import WORLDS
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,8 @@ def main() -> None:
     for name in given.world or WORLDS:
         start = time.monotonic()
         found = coverage(WORLDS[name], given.rows, given.draws, model=not given.no_model)
-        answer = found.filter(estimator="SNIPS" if given.no_model else "DR", interval=DEFAULT_KIND).row(
-            0, named=True
-        )
+        name_of_answer = next(name for name in (*SLATE_ANSWERS, *ANSWERS) if name in found["estimator"])
+        answer = found.filter(estimator=name_of_answer, interval=DEFAULT_KIND).row(0, named=True)
         when = answer["covered_when_trusted"]
         print(
             f"\n{name}: value {WORLDS[name].value:.4f}, {given.draws:,} draws of {given.rows:,} rows; trustworthy in"
