@@ -124,13 +124,13 @@ def test_every_command_that_the_documents_name_exists(repository):
 
 
 def test_every_verb_that_the_documents_name_exists(repository):
-    from recsys_meta.cli import VERBS
+    from recsys_meta.cli import OWN_VERBS, VERBS
 
     for document in [repository / "README.md", *(repository / "docs").glob("*.md")]:
         named = set(
             re.findall(r"^ *(?:\$ )?(?:\.venv/bin/)?recsys-meta ([a-z]+)", document.read_text(), re.MULTILINE)
         )
-        assert named <= {*VERBS, "runs"}
+        assert named <= {*VERBS, *OWN_VERBS}
 
 
 def test_every_night_that_the_documents_show_is_a_config(repository, tmp_path):
@@ -156,9 +156,12 @@ def test_every_config_that_ships_is_a_config(repository):
     from pipelines.loading import load
     from pipelines.settings import (
         EvaluateSettings,
+        ExperimentSettings,
         NightSettings,
         NightsSettings,
         OffPolicySettings,
+        PowerSettings,
+        SimulateSettings,
         SuiteSettings,
     )
 
@@ -174,12 +177,22 @@ def test_every_config_that_ships_is_a_config(repository):
                 configs
             )
             continue
+        if config.name.startswith("simulate"):
+            month = load(SimulateSettings, [config]).settings
+            assert {month.control.config, month.treatment.config} <= set(configs)
+            continue
         if config.name.startswith("family"):  # given after the evaluation that its name ends on
             evaluation = config.with_name(config.name.replace("family", "evaluate-ml1m"))
             loaded = load(EvaluateSettings, [evaluation, config])
             assert evaluation.name in config.read_text()
         else:
-            kinds = {"evaluate": EvaluateSettings, "nightly": NightSettings, "nights": NightsSettings}
+            kinds = {
+                "evaluate": EvaluateSettings,
+                "nightly": NightSettings,
+                "nights": NightsSettings,
+                "ab_experiment": ExperimentSettings,
+                "ab_power": PowerSettings,
+            }
             loaded = load(kinds[config.stem.partition("-")[0]], [config])
         check_classes(loaded)
         data = loaded.settings.interactions.path
@@ -219,7 +232,12 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def test_what_is_imported_is_what_is_declared(project, repository):
-    distributions = {"yaml": "pyyaml", "sklearn": "scikit-learn", "vl_convert": "vl-convert-python"}
+    distributions = {
+        "yaml": "pyyaml",
+        "sklearn": "scikit-learn",
+        "tea_tasting": "tea-tasting",
+        "vl_convert": "vl-convert-python",
+    }
     imported = set()
     for package in PACKAGES:
         for file in (repository / package).rglob("*.py"):

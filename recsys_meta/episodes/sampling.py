@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 
 from recsys_meta.episodes.catalogue import CatalogueClock
 from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
-from recsys_meta.episodes.hashing import generator, hashed
 from recsys_meta.episodes.histories import is_first, select
+from recsys_meta.hashing import generator, hashed
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Ragged
 
 # Tasks are sorted by length within so many batches: little padding is left, and company stays random.
@@ -26,12 +26,15 @@ class RandomSplits:
     shots: each task draws its number of support examples from these, capped so that ``min_query`` remain
         to be judged on. None: everything but ``query_size`` is support.
     query_size, max_support: caps of the two sets. query_size None: all the rest.
-    by_time: support is what came first and query what came next, instead of a fresh random order.
+    by_time: support is what came first and query what came later, instead of a fresh random order. With ``shots`` the query
+        begins at a number of shots of its own, where that is larger: what a user does next is not what it does in the end,
+        and who learns to foretell the one alone forgets what everybody likes.
     whole_catalogue: batches carry the catalogue as it is, instead of the items that they mention.
     negatives: sampled negatives per positive, tempered (see Negatives). Those of the support set avoid the
         support alone, for a night knows no more; those of the query set avoid all that the user consumed.
     bucket: tasks of similar length stand in one batch, which saves padding.
     keys: [U] int64 keys of the users, by which negatives are drawn; rows where not given.
+    counted: [U] int64, for ``EpisodeBatch.counted``; None: the users are not among those that statistics were read off.
 
     An item that a user met several times counts once, at the first time: support and query share none.
     Users with fewer than ``min_query`` items are left out; ``left_out`` says how many.
@@ -55,6 +58,7 @@ class RandomSplits:
         tempering: float = 0.75,
         bucket: bool = True,
         keys: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> None:
         _check(shots, query_size, max_support, batch_size)
         if min_query < 1:
@@ -78,6 +82,7 @@ class RandomSplits:
         self._sampler = Negatives(catalogue, tempering=tempering, seed=seed)
         self._bucket = bucket
         self._keys = torch.arange(len(histories.lengths)) if keys is None else keys
+        self._counted = counted
         self._rows = (self._histories.lengths >= min_query).nonzero().squeeze(1)
         self.left_out = len(histories.lengths) - len(self._rows)
 
@@ -89,11 +94,11 @@ class RandomSplits:
         """All tasks once, in an order and with splits that belong to this epoch."""
         chance = generator(self._seed, number)
         order = None if self._by_time else self._shuffled_within_users(chance)
-        starts, middles, stops = self._cuts(chance)
-        for tasks in _batches(stops - starts, self._batch_size, chance, bucket=self._bucket):
-            rows = self._rows[tasks]
-            support = spans(self._histories, starts[tasks], middles[tasks], order)
-            query = spans(self._histories, middles[tasks], stops[tasks], order)
+        cuts = self._cuts(chance)
+        for tasks in _batches(cuts.stops - cuts.starts, self._batch_size, chance, bucket=self._bucket):
+            rows, (starts, ends, begins, stops) = self._rows[tasks], (cut[tasks] for cut in cuts)
+            support = spans(self._histories, starts, ends, order)
+            query = spans(self._histories, begins, stops, order)
             if self._negatives:
                 consumed = Ragged(self._histories.items, self._histories.offsets).take(rows)
                 keys = self._keys[rows]
@@ -102,30 +107,44 @@ class RandomSplits:
             catalogue = self._catalogue
             if not self._whole_catalogue:
                 support, query, catalogue = unique_items(support, query, catalogue)
-            yield EpisodeBatch(support, query, self._users.take(rows), catalogue)
+            yield EpisodeBatch(support, query, self._users.take(rows), catalogue, _some(self._counted, rows))
 
     def _shuffled_within_users(self, chance: torch.Generator) -> Tensor:
         """The interactions, users in place, each user's own in a random order, [M] int64."""
         random = torch.randint(1 << 32, self._histories.items.shape, generator=chance)
         return torch.argsort(self._histories.owners() << 32 | random, stable=True)
 
-    def _cuts(self, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the support sets begin, where the query sets begin, and where these end; each [E] int64."""
+    def _cuts(self, chance: torch.Generator) -> "_Cuts":
+        """Where support and query of every task lie among the interactions."""
         starts, stops = self._histories.offsets[self._rows], self._histories.offsets[self._rows + 1]
-        lengths = stops - starts
         if self._shots is None:
             assert self._query_size is not None
-            middles = torch.maximum(starts, stops - max(self._query_size, self._min_query))
+            begins = torch.maximum(starts, stops - max(self._query_size, self._min_query))
             if self._max_support is not None:  # those next to the query set: the newest, where order is time
-                starts = torch.maximum(starts, middles - self._max_support)
-            return starts, middles, stops
-        shots = self._shots[torch.randint(len(self._shots), lengths.shape, generator=chance)]
-        if self._max_support is not None:
-            shots = shots.clamp(max=self._max_support)
-        middles = starts + torch.minimum(shots, lengths - self._min_query)
+                starts = torch.maximum(starts, begins - self._max_support)
+            return _Cuts(starts, begins, begins, stops)
+        last = stops - self._min_query
+        ends = begins = torch.minimum(starts + self._drawn_shots(chance), last)
+        if self._by_time:
+            begins = torch.maximum(ends, torch.minimum(starts + self._drawn_shots(chance), last))
         if self._query_size is not None:
-            stops = torch.minimum(stops, middles + max(self._query_size, self._min_query))
-        return starts, middles, stops
+            stops = torch.minimum(stops, begins + max(self._query_size, self._min_query))
+        return _Cuts(starts, ends, begins, stops)
+
+    def _drawn_shots(self, chance: torch.Generator) -> Tensor:
+        """A number of shots for every task, [E] int64."""
+        assert self._shots is not None
+        shots = self._shots[torch.randint(len(self._shots), self._rows.shape, generator=chance)]
+        return shots if self._max_support is None else shots.clamp(max=self._max_support)
+
+
+class _Cuts(NamedTuple):
+    """Places among the interactions, [E] int64 each: support is starts..ends, query begins..stops, what is between neither."""
+
+    starts: Tensor
+    ends: Tensor
+    begins: Tensor
+    stops: Tensor
 
 
 class MomentSplits:
@@ -144,7 +163,7 @@ class MomentSplits:
         is which. Otherwise the mentioned items alone. No batch carries an item that nobody had seen.
     negatives: sampled negatives per positive, tempered by popularity before the moment. Those of the support
         set avoid what the user met before the moment, those of the query set the query as well.
-    bucket, keys: as in RandomSplits.
+    bucket, keys, counted: as in RandomSplits.
     """
 
     def __init__(
@@ -168,6 +187,7 @@ class MomentSplits:
         tempering: float = 0.75,
         bucket: bool = True,
         keys: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> None:
         _check(shots, query_size, max_support, batch_size)
         if len(histories.items) and not histories.timed:
@@ -194,6 +214,7 @@ class MomentSplits:
         self._tempering = tempering
         self._bucket = bucket
         self._keys = torch.arange(len(histories.lengths)) if keys is None else keys
+        self._counted = counted
         self._owners = histories.owners()
         self._first = is_first(histories)
         # As in CatalogueClock: (user, rank in time) as one ascending key, since histories are oldest first.
@@ -241,7 +262,7 @@ class MomentSplits:
                 query = sampler.append(query, keys, consumed, self._negatives, stream=2 * number + 1)
             keep = catalogue.eligible if self._whole_catalogue else None
             support, query, mentioned = unique_items(support, query, catalogue, keep=keep)
-            yield EpisodeBatch(support, query, self._users.take(rows), mentioned)
+            yield EpisodeBatch(support, query, self._users.take(rows), mentioned, _some(self._counted, rows))
 
     def _tasks(self, moment: int) -> "_Tasks":
         """Who has a query set at the moment, which one, and where the history before it ends."""
@@ -317,6 +338,11 @@ def fixed_splits(
         else:
             given, asked, mentioned = unique_items(given, asked, catalogue)
             yield EpisodeBatch(given, asked, users.take(rows), mentioned)
+
+
+def _some(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    """These rows, where there is anything."""
+    return None if values is None else values[rows]
 
 
 def _check(

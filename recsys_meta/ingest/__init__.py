@@ -3,6 +3,7 @@
 The sample world (``sample_world``) and the recipes (``recipes``) are modules of their own.
 """
 
+from recsys_meta.ingest.experiments import read_exposures, read_outcomes
 from recsys_meta.ingest.features import declared_features, read_features, read_ids
 from recsys_meta.ingest.interactions import read_interactions
 from recsys_meta.ingest.logged_actions import read_logged_actions, read_rows
@@ -21,9 +22,11 @@ __all__ = [
     "movielens_1m",
     "movielens_100k",
     "prepared",
+    "read_exposures",
     "read_features",
     "read_ids",
     "read_interactions",
     "read_logged_actions",
+    "read_outcomes",
     "read_rows",
 ]

@@ -15,9 +15,9 @@ def html_page(
     title: str, facts: Mapping[str, str], sections: Sequence[str], charts: Mapping[str, alt.TopLevelMixin]
 ) -> str:
     """The page. title and facts are text; sections are HTML, with ``figure(name)`` where a chart is to stand."""
-    # `</` would end the script that holds the specifications.
+    # `</` would end the script that holds the specifications, `<!--` and `<script` would swallow its end.
     specifications = json.dumps({name: chart.to_dict() for name, chart in charts.items()}).replace(
-        "</", "<\\/"
+        "<", "\\u003c"
     )
     page = Template(resources.files(__package__).joinpath("page.html").read_text("utf8"))
     return page.substitute(

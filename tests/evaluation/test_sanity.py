@@ -6,8 +6,11 @@ import torch
 
 from recsys_meta.evaluation.sanity import (
     SanityError,
+    beyond_strangers,
+    check_adapts,
     check_batch_size,
     check_disjoint,
+    check_later,
     check_oracle,
     check_shuffled_labels,
     shuffled_labels,
@@ -91,6 +94,19 @@ def test_a_gain_from_shuffled_labels_is_a_leak() -> None:
         check("ndcg@10", 0.1)
 
 
+def test_what_serves_strangers_as_well_is_no_leak() -> None:
+    noise = torch.rand(60, generator=torch.Generator().manual_seed(0)) / 100
+    prior, prior_strangers = (judged("ndcg@10", {"5": (level + noise).tolist()}) for level in (0.5, 0.4))
+    knows_shots, knows_strangers = (
+        judged("ndcg@10", {"5": (level + noise).tolist()}) for level in (0.6, 0.5)
+    )
+    with pytest.raises(SanityError):
+        check_shuffled_labels(knows_shots, prior)
+    check_shuffled_labels(beyond_strangers(knows_shots, knows_strangers, prior_strangers), prior)
+    with pytest.raises(SanityError, match=r"ndcg@10 at shot 5 differs by \+0\.1000"):
+        check_shuffled_labels(beyond_strangers(knows_shots, prior_strangers, prior_strangers), prior)
+
+
 def test_where_rankings_are_judged_the_items_are_shuffled_with_their_values() -> None:
     labelled = histories([[0, 1], [2, 3, 4]], [0.0, 1.0, 0.0, 1.0, 0.0])
     shuffled = shuffled_labels(labelled, 0, ranked=True)
@@ -130,3 +146,25 @@ def test_a_result_that_depends_on_the_batch_size_is_found() -> None:
         )
     with pytest.raises(ValueError, match="two or more"):
         check_batch_size(steady, (4,))
+
+
+def timed(rows: list[list[int]]) -> Histories:
+    """Tasks of events at these times."""
+    return histories(rows)._replace(times=torch.tensor([at for row in rows for at in row], dtype=torch.int64))
+
+
+def test_a_query_event_may_be_as_old_as_the_support_and_no_older() -> None:
+    check_later(timed([[1, 5], [], [3]]), timed([[5, 9], [0], []]))
+    with pytest.raises(SanityError, match=r"2 of 4 query events .* in 2 of 3 tasks \(first: row 0\)"):
+        check_later(timed([[1, 5], [], [3]]), timed([[4, 9], [0], [2]]))
+
+
+def test_scores_that_are_anybodys_or_nobodys_are_found() -> None:
+    adapted, priors = torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    check_adapts(adapted, priors)  # one user may well stay at the prior
+    with pytest.raises(SanityError, match="1 of 2 users are not finite"):
+        check_adapts(torch.tensor([[1.0, torch.nan], [2.0, 1.0]]), priors)
+    with pytest.raises(SanityError, match="all 2 users get the same score for each of 2 items"):
+        check_adapts(priors, adapted)
+    with pytest.raises(SanityError, match="the support set changes nothing"):
+        check_adapts(adapted, adapted)

@@ -22,6 +22,7 @@ from recsys_meta import tables
 from recsys_meta.store import (
     AlreadyRunning,
     Damaged,
+    NoSuchRun,
     PublishRefused,
     RunFolder,
     Workspace,
@@ -205,6 +206,28 @@ def test_rows_lie_in_the_order_of_users_and_ranks(
     ]
 
 
+def test_what_was_drawn_is_published_in_the_order_it_is_shown_in(
+    small_night: ModuleType, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+    run = begun(workspace)
+    rising = small_night.scores("night-1", [1], [30, 10, 20]).with_columns(
+        score=pl.Series([1.0, 3.0, 2.0], dtype=pl.Float32), propensity=pl.Series([0.2, 0.7, 1.0])
+    )
+    run.write_part("scores", 0, rising)
+    run.write_part("user_status", 0, small_night.status([1]))
+    drawn = {"name": "plackett_luce", "temperature": 0.5, "exploration": 0.0, "pool": 3, "seed": 7}
+    published = small_night.publish(
+        workspace, run, [1], run_record=small_night.record("night-1", policy=drawn)
+    )
+    assert query(published.path, "SELECT item_ids, propensities FROM latest_user_lists") == [
+        ([30, 10, 20], [0.2, 0.7, 1.0])
+    ]
+    assert query(published.path, "SELECT policy->>'$.name', (policy->>'$.pool')::INTEGER FROM runs") == [
+        ("plackett_luce", 3)
+    ]
+
+
 def test_the_views_answer(small_night: ModuleType, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     for run_id, shown in (
@@ -317,10 +340,15 @@ BAD: dict[str, tuple[Change | None, Change | None, set[str]]] = {
         None,
         {"scores belong to another run"},
     ),
+    "a propensity of nothing": (
+        lambda scores: scores.with_columns(propensity=pl.lit(0.0)),
+        None,
+        {"a propensity is not above 0 and at most 1"},
+    ),
     "an impossible propensity": (
         lambda scores: scores.with_columns(propensity=pl.lit(1.5)),
         None,
-        {"a propensity is not in 0..1"},
+        {"a propensity is not above 0 and at most 1"},
     ),
     "a negative number of examples": (
         None,
@@ -566,7 +594,7 @@ def test_a_rollback_puts_an_earlier_run_in_force(small_night: ModuleType, tmp_pa
     rollback(workspace, "night-1")
     assert set(read_scores(workspace.pointer)["item_id"]) == {10, 11, 12}
     assert runs(workspace)["is_latest"].to_list() == [False, True]
-    with pytest.raises(Damaged):
+    with pytest.raises(NoSuchRun):
         rollback(workspace, "night-3")
     assert set(read_scores(workspace.pointer)["item_id"]) == {10, 11, 12}
     small_night.night(tmp_path, "night-2", 2)  # the same night again is in force again
@@ -663,3 +691,35 @@ def test_publishing_needs_the_lock(small_night: ModuleType, tmp_path: Path) -> N
             top_k=1,
         )
     assert workspace.latest() is None
+
+
+def test_models_stay_with_the_runs_that_need_them_and_go_with_the_last_of_them(
+    small_night: ModuleType, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+
+    def night(number: int, model: str, challenger: str, keep: int = 2) -> None:
+        for name in (model, challenger):
+            workspace.model(name).mkdir(parents=True, exist_ok=True)
+        gates = [{"gate": "champion", "champion": model, "challenger": challenger}]
+        record = small_night.record(f"night-{number}", model_version=model, gates=gates)
+        small_night.night(tmp_path, f"night-{number}", number, keep=keep, run_record=record)
+
+    def models() -> set[str]:
+        return {path.name for path in (tmp_path / "models").iterdir()}
+
+    workspace.model("of-an-evaluation").mkdir(parents=True)
+    night(1, "a", "a")
+    night(2, "a", "b")  # the champion goes on
+    night(3, "a", "c")
+    assert models() == {"a", "b", "c", "of-an-evaluation"}
+    night(4, "d", "d")  # night 2 goes, and with it the challenger that lost
+    assert models() == {"a", "c", "d", "of-an-evaluation"}
+    rollback(workspace, "night-3")
+    night(5, "e", "e", keep=1)  # night 3 was in force, and may be again
+    assert models() == {"a", "c", "e", "of-an-evaluation"}
+    night(6, "e", "e", keep=1)
+    (workspace.run("night-5").published / "manifest.json").write_text("{}")
+    night(7, "f", "f", keep=1)  # whom night 5 needs nobody can tell
+    assert models() == {"e", "f", "of-an-evaluation"}
+    assert workspace.run("night-6").scores.is_file()
