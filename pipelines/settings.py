@@ -1133,6 +1133,12 @@ class LogSettings(SourceSettings):
         default=None,
         description="column of the probability with which it was chosen (in a slate: given those above it); none: not known",
     )
+    propensity_factor: FiniteFloat = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="times the column; 1/n where it is the probability of being among n choices of a user, not of being the one",
+    )
     propensities: Literal["logged", "estimated", "stated", "none"] | None = Field(
         default=None,
         description="where they come from; stated without a column: uniform over the actions; none: told by the column",
