@@ -314,7 +314,7 @@ def _kept(file: Path | None, question: str) -> Challenge | None:
         found: Mapping[str, Any] = {} if file is None else json.loads(file.read_bytes())
         intact = found["question"] == question and found["seal"] == _seal(question, found["answer"])
         return Challenge(**found["answer"]) if intact else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

@@ -96,6 +96,8 @@ def _class_settings(settings: object, loc: Loc = ()) -> Iterator[tuple[Loc, Clas
 
 def _named(class_path: str) -> type[Learner]:
     """The class of this dotted path; LookupError where there is none that can be constructed as a learner."""
+    if not all(part.isidentifier() for part in class_path.split(".")):
+        raise LookupError(f"there is no {class_path!r}; expected the dotted path of a class")
     module_name, _, name = class_path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name, None) if module_name else None

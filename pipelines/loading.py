@@ -21,6 +21,9 @@ from pipelines.outcomes import ConfigError
 from pipelines.settings import Located, Settings, duration_text
 
 ENVIRONMENT_PREFIX = "RECSYS_META__"
+LARGEST_CONFIG = 2**20  # bytes: far above any config, far below what its reading could hurt with
+_DEEPEST = 50  # mappings and lists inside each other; whatever walks a tree of them recurses
+_64_BITS = range(-(2**63), 2**63)
 
 S = TypeVar("S", bound=Settings)
 Loc = tuple[int | str, ...]
@@ -235,7 +238,13 @@ for _name, _pattern, _first in _SCALARS:
 def _read_file(config: Path, problems: list[str]) -> Node | None:
     """The values of one file; what is wrong with it goes to ``problems``."""
     try:
-        text = config.read_bytes().decode("utf-8-sig")
+        if config.exists() and not config.is_file():  # a folder, or a device or pipe that never ends
+            raise OSError("not a file")
+        with config.open("rb") as file:
+            content = file.read(LARGEST_CONFIG + 1)
+        if len(content) > LARGEST_CONFIG:
+            raise OSError(f"larger than {LARGEST_CONFIG:,} bytes, at most so many are read")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         beside = sorted(str(config.with_name(file.name)) for file in config.parent.glob("*.y*ml"))
         problems.append(f"{config}: there is no such file; {suggestion(str(config), beside)}")
@@ -280,8 +289,13 @@ def _composed(text: str, place: Callable[[int], str], folder: Path, problems: li
     return None
 
 
-def _node(written: yaml.Node, place: Callable[[int], str], folder: Path, problems: list[str]) -> Node:
+def _node(
+    written: yaml.Node, place: Callable[[int], str], folder: Path, problems: list[str], depth: int = 0
+) -> Node:
     here = place(written.start_mark.line + 1)
+    if depth > _DEEPEST:
+        problems.append(f"{here}: nested too deeply to be settings")
+        return Node(None, here)
     if isinstance(written, yaml.MappingNode) and written.tag == _TAG + "map":
         children: dict[str, Node] = {}
         for key, value in written.value:
@@ -291,10 +305,10 @@ def _node(written: yaml.Node, place: Callable[[int], str], folder: Path, problem
             elif key.value in children:
                 problems.append(f"{line}: {key.value} is set twice, first at {children[key.value].place}")
             else:
-                children[key.value] = Node(_node(value, place, folder, problems).content, line)
+                children[key.value] = Node(_node(value, place, folder, problems, depth + 1).content, line)
         return Node(children, here)
     if isinstance(written, yaml.SequenceNode) and written.tag == _TAG + "seq":
-        return Node([_node(value, place, folder, problems) for value in written.value], here)
+        return Node([_node(value, place, folder, problems, depth + 1) for value in written.value], here)
     if isinstance(written, yaml.ScalarNode) and written.tag.removeprefix(_TAG) in (
         "str",
         "null",
@@ -319,7 +333,10 @@ def _scalar(written: yaml.ScalarNode, folder: Path) -> bool | int | float | str 
         case "bool":
             return text.lower() == "true"
         case "int":
-            return int(text, 0)
+            number = int(text, 0)
+            if number not in _64_BITS:
+                raise ValueError(f"found a whole number of {len(text)} digits; expected one of 64 bits")
+            return number
         case "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     return Located(text, folder)

@@ -29,6 +29,7 @@ from pipelines.gates import (
 from pipelines.inputs import Inputs, moment_of, read_inputs, run_date_of, timed
 from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
 from pipelines.outcomes import NothingToDo
+from pipelines.printable import printable
 from pipelines.progress import peak_memory, progress
 from pipelines.settings import NightSettings
 from recsys_meta import store
@@ -442,7 +443,9 @@ def excerpt(run: Run, inputs: Inputs, who: Who, users: int = 3, items: int = 3) 
         tbl_formatting="ASCII_MARKDOWN",
     ):
         table = str(rows.sort("n_support", USER_ID, "rank", descending=[True, False, False]).select(columns))
-    return f"{table}\nThe top of {users} of {len(who.requested)} lists in {run.workspace.pointer}\n"
+    return printable(
+        f"{table}\nThe top of {users} of {len(who.requested)} lists in {run.workspace.pointer}\n"
+    )
 
 
 def counts_of(who: Who) -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ DATASETS_VARIABLE = "RECSYS_META_DATASETS"
 _SHARED_DATASETS = "/shared/datasets"
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_LONGEST = timedelta(days=36525)  # moments are dates: a thousand years before one there may be none
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([wdhms])")
 
 
@@ -64,10 +66,23 @@ def _duration(found: object) -> object:
         raise ValueError("expected a number with its unit, such as 30m, 24h, 2d or 1d12h (w, d, h, m, s)")
     amount = timedelta()
     for number, unit in parts:
-        amount += timedelta(**{_UNITS[unit]: float(number)})
+        try:
+            amount += timedelta(**{_UNITS[unit]: float(number)})
+        except OverflowError:
+            amount = timedelta.max
+            break
+    if amount > _LONGEST:
+        raise ValueError("expected a duration of at most 100 years")
     if not amount:
         raise ValueError("expected a duration longer than nothing")
     return amount
+
+
+def _day(day: date) -> date:
+    """A day that has a morrow and a past."""
+    if not 1000 <= day.year < 9999:
+        raise ValueError(f"expected a day of the years 1000 to 9998, found {day}")
+    return day
 
 
 def duration_text(duration: timedelta) -> str:
@@ -100,6 +115,7 @@ FilePath = Annotated[Path, BeforeValidator(_path)]
 Duration = Annotated[
     timedelta, BeforeValidator(_duration), PlainSerializer(duration_text, return_type=str, when_used="json")
 ]
+RunDate = Annotated[date, AfterValidator(_day)]
 Arguments = Annotated[dict[str, Any], BeforeValidator(_plain)]
 Share = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
 OpenShare = Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)]
@@ -159,7 +175,9 @@ class SourceSettings(Settings):
         default=None, description="SQL condition on the source's own columns; other rows are left out"
     )
     quote: str | None = Field(
-        default='"', description="around a cell of a CSV that holds separators; none: quotes are text"
+        default='"',
+        pattern=r"^[\x21-\x7e]$",
+        description="around a cell of a CSV that holds separators; none: quotes are text",
     )
     text_columns: tuple[str, ...] = Field(
         default=(), description="ids of a CSV that stay texts even where all look like numbers"
@@ -348,7 +366,7 @@ class PublishSettings(Settings):
         default=False, description="whether one vector per user is published for an online ranker"
     )
     expires_after_days: PositiveInt = Field(
-        default=2, description="after so many days readers should not trust the scores"
+        default=2, le=36525, description="after so many days readers should not trust the scores"
     )
     max_row_drop: Share = Field(
         default=0.3,
@@ -450,7 +468,7 @@ class NightSettings(Story):
 
     PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "run_date", "gates"})
 
-    run_date: date | None = Field(
+    run_date: RunDate | None = Field(
         default=None, description="day of the run; it ends the day, at midnight UTC; none: today"
     )
     score: Annotated[

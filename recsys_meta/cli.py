@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from pipelines.outcomes import ConfigError
+from pipelines.printable import printable
 from recsys_meta import __version__
 
 STATUSES: Mapping[int, str] = {
@@ -25,7 +26,7 @@ STATUSES: Mapping[int, str] = {
     2: "config error",
     3: "data error",
     4: "refused",
-    74: "disk error",
+    74: "machine error",
     75: "already running",
     99: "nothing to do",
     130: "interrupted",
@@ -61,18 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args, rest = _parser().parse_known_args(arguments)
         with _logging(quiet=args.quiet):
-            if args.verb == "runs":
-                return _runs(args, rest)
+            if args.verb in OWN_VERBS:
+                return OWN_VERBS[args.verb](args, rest)
             return _story(VERBS[args.verb], args, rest)
     except KeyboardInterrupt:
         return _ended(130, "interrupted; the same command continues")
     except Exception as error:
         code = _exit_code(error)
+        reason = printable(str(error) or type(error).__name__)
         if code == 1:
             traceback.print_exc()
         else:
-            print(error, file=sys.stderr)
-        return _ended(code, str(error) or type(error).__name__, getattr(error, "details", {}))
+            print(reason, file=sys.stderr)
+        return _ended(code, reason, getattr(error, "details", {}))
 
 
 def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -99,19 +101,7 @@ def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _runs(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    if (args.workspace is None) == (not args.config):
-        raise ConfigError(["command line: runs needs either --workspace or --config"])
-    if args.workspace is not None and rest:
-        raise ConfigError([f"command line: {' '.join(rest)} is not understood beside --workspace"])
-    if args.workspace is None:
-        from pipelines.loading import load
-        from pipelines.settings import NightSettings
-
-        workspace = load(NightSettings, args.config, _overrides(rest), os.environ).settings.workspace
-    else:
-        workspace = args.workspace.expanduser()
-    if not workspace.is_dir():
-        raise ConfigError([f"command line: there is no workspace {workspace}"])
+    workspace = _workspace(args, rest)
 
     from recsys_meta import store
 
@@ -126,6 +116,74 @@ def _runs(args: argparse.Namespace, rest: Sequence[str]) -> int:
     latest = next((row["run_id"] for row in table.to_dicts() if row["is_latest"]), None)
     _print_json({"workspace": workspace, "runs": table.height, "latest": latest})
     return 0
+
+
+def _rollback(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    workspace = _workspace(args, rest)
+
+    from recsys_meta import store
+
+    if not (workspace / "runs").is_dir():
+        raise ConfigError([f"command line: {workspace} is no workspace: nothing was ever published there"])
+    done = store.rollback(store.Workspace(workspace), args.to, dry_run=args.dry_run)
+    before = f"before: {done.before}" if done.before else "before: nothing that could be read"
+    print(f"{'would be in force' if args.dry_run else 'in force'}: {done.run_id} ({before})")
+    for run_id in done.skipped:
+        print(f"passed over, damaged: {run_id}")
+    status = "would roll back" if args.dry_run else "rolled back"
+    _print_json({"status": status, "workspace": workspace, **done._asdict()})
+    return 0
+
+
+def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    workspace = _workspace(args, rest)
+    from pipelines.starting import importing
+
+    with importing():
+        from pipelines.doctor import doctor
+        from pipelines.loading import load
+        from pipelines.settings import NightSettings
+        from recsys_meta import store
+
+    night = load(NightSettings, args.config, _overrides(rest), os.environ).settings if args.config else None
+    findings = doctor(store.Workspace(workspace), night, fix=args.fix)
+    for finding in findings:
+        print(printable(f"{finding.level:<8} {finding.check:<12} {finding.said}"))
+        if finding.advice:
+            print(f"{'':<21} -> {printable(finding.advice)}")
+    counts = {
+        f"{level}s": sum(finding.level == level for finding in findings) for level in ("error", "warning")
+    }
+    details = {"workspace": workspace, **counts, "findings": [finding._asdict() for finding in findings]}
+    if counts["errors"]:
+        return _ended(3, f"{counts['errors']} errors, {counts['warnings']} warnings", details)
+    _print_json({"status": "healthy", **details})
+    return 0
+
+
+def _workspace(args: argparse.Namespace, rest: Sequence[str]) -> Path:
+    """The workspace of a command that is given it, or a config that names it; given both, the former."""
+    if args.workspace is None and not args.config:
+        raise ConfigError([f"command line: {args.verb} needs either --workspace or --config"])
+    if rest and not args.config:
+        raise ConfigError([f"command line: {' '.join(rest)} is not understood beside --workspace"])
+    if args.workspace is None:
+        from pipelines.loading import load
+        from pipelines.settings import NightSettings
+
+        workspace = load(NightSettings, args.config, _overrides(rest), os.environ).settings.workspace
+    else:
+        workspace = args.workspace.expanduser()
+    if not workspace.is_dir():
+        raise ConfigError([f"command line: there is no workspace {workspace}"])
+    return Path(workspace)
+
+
+OWN_VERBS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
+    "runs": _runs,
+    "rollback": _rollback,
+    "doctor": _doctor,
+}
 
 
 def _cell(name: str, value: object) -> str:
@@ -180,11 +238,30 @@ def _parser() -> argparse.ArgumentParser:
             choices=("plain", "comments"),
             help="print the settings as they would be used, and stop; with comments: each under its description",
         )
-    runs = verbs.add_parser("runs", help="list the published runs of a workspace", allow_abbrev=False)
-    _add_config(runs)
-    runs.add_argument("--workspace", type=Path, help="the workspace, instead of a config that names it")
+    runs = _own(verbs, "runs", "list the published runs of a workspace")
     runs.add_argument("--json", action="store_true", help="print the list as JSON")
+    rollback = _own(
+        verbs, "rollback", "put an earlier published run in force again, the newest that is intact"
+    )
+    rollback.add_argument(
+        "--to", metavar="RUN_ID", help="that run, instead of the one before the run in force"
+    )
+    rollback.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    doctor = _own(
+        verbs, "doctor", "say what is the matter with a workspace; with a config, with its data set too"
+    )
+    doctor.add_argument(
+        "--fix", action="store_true", help="remove what killed commands left behind, and nothing else"
+    )
     return parser
+
+
+def _own(verbs: Any, name: str, sentence: str) -> _Parser:
+    """A command about a workspace rather than a story."""
+    command: _Parser = verbs.add_parser(name, help=sentence, description=sentence, allow_abbrev=False)
+    _add_config(command)
+    command.add_argument("--workspace", type=Path, help="the workspace, instead of a config that names it")
+    return command
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
@@ -223,10 +300,17 @@ def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
 # Saying -------------------------------------------------------------------------------------------------------------
 
 
+class _Printable(logging.Formatter):
+    """Lines that cannot drive the terminal they are read in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def _logging(*, quiet: bool) -> Iterator[None]:
     """Logs and warnings to stderr while a command runs; a program that calls ``main`` keeps its own logging."""
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter = _Printable("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -246,13 +330,23 @@ def _logging(*, quiet: bool) -> Iterator[None]:
 
 
 def _exit_code(error: Exception) -> int:
-    """The code that the error itself carries; ingest's says only that the data cannot be used, and the machine's nothing."""
-    ingest, duckdb = (sys.modules.get(name) for name in ("recsys_meta.ingest", "duckdb"))
+    """The code that the error itself carries; ingest's says only that the data cannot be used."""
+    ingest = sys.modules.get("recsys_meta.ingest")
     if ingest is not None and isinstance(error, ingest.InputError):
         return 3
-    if isinstance(error, OSError) or (duckdb is not None and isinstance(error, duckdb.IOException)):
-        return 74
-    return int(getattr(error, "exit_code", 1))
+    return 74 if _of_the_machine(error) else int(getattr(error, "exit_code", 1))
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether the machine refused (a full disk, no rights, no memory): the message says all, a traceback nothing more."""
+    if isinstance(error, OSError | MemoryError):
+        return True
+    duckdb, torch = sys.modules.get("duckdb"), sys.modules.get("torch")
+    if duckdb is not None and isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+        return True
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch, of the CPU
 
 
 def _ended(code: int, reason: str, details: Mapping[str, Any] | None = None) -> int:

@@ -26,7 +26,9 @@ class RandomSplits:
     shots: each task draws its number of support examples from these, capped so that ``min_query`` remain
         to be judged on. None: everything but ``query_size`` is support.
     query_size, max_support: caps of the two sets. query_size None: all the rest.
-    by_time: support is what came first and query what came next, instead of a fresh random order.
+    by_time: support is what came first and query what came later, instead of a fresh random order. With ``shots`` the query
+        begins at a number of shots of its own, where that is larger: what a user does next is not what it does in the end,
+        and who learns to foretell the one alone forgets what everybody likes.
     whole_catalogue: batches carry the catalogue as it is, instead of the items that they mention.
     negatives: sampled negatives per positive, tempered (see Negatives). Those of the support set avoid the
         support alone, for a night knows no more; those of the query set avoid all that the user consumed.
@@ -89,11 +91,11 @@ class RandomSplits:
         """All tasks once, in an order and with splits that belong to this epoch."""
         chance = generator(self._seed, number)
         order = None if self._by_time else self._shuffled_within_users(chance)
-        starts, middles, stops = self._cuts(chance)
-        for tasks in _batches(stops - starts, self._batch_size, chance, bucket=self._bucket):
-            rows = self._rows[tasks]
-            support = spans(self._histories, starts[tasks], middles[tasks], order)
-            query = spans(self._histories, middles[tasks], stops[tasks], order)
+        cuts = self._cuts(chance)
+        for tasks in _batches(cuts.stops - cuts.starts, self._batch_size, chance, bucket=self._bucket):
+            rows, (starts, ends, begins, stops) = self._rows[tasks], (cut[tasks] for cut in cuts)
+            support = spans(self._histories, starts, ends, order)
+            query = spans(self._histories, begins, stops, order)
             if self._negatives:
                 consumed = Ragged(self._histories.items, self._histories.offsets).take(rows)
                 keys = self._keys[rows]
@@ -109,23 +111,37 @@ class RandomSplits:
         random = torch.randint(1 << 32, self._histories.items.shape, generator=chance)
         return torch.argsort(self._histories.owners() << 32 | random, stable=True)
 
-    def _cuts(self, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the support sets begin, where the query sets begin, and where these end; each [E] int64."""
+    def _cuts(self, chance: torch.Generator) -> "_Cuts":
+        """Where support and query of every task lie among the interactions."""
         starts, stops = self._histories.offsets[self._rows], self._histories.offsets[self._rows + 1]
-        lengths = stops - starts
         if self._shots is None:
             assert self._query_size is not None
-            middles = torch.maximum(starts, stops - max(self._query_size, self._min_query))
+            begins = torch.maximum(starts, stops - max(self._query_size, self._min_query))
             if self._max_support is not None:  # those next to the query set: the newest, where order is time
-                starts = torch.maximum(starts, middles - self._max_support)
-            return starts, middles, stops
-        shots = self._shots[torch.randint(len(self._shots), lengths.shape, generator=chance)]
-        if self._max_support is not None:
-            shots = shots.clamp(max=self._max_support)
-        middles = starts + torch.minimum(shots, lengths - self._min_query)
+                starts = torch.maximum(starts, begins - self._max_support)
+            return _Cuts(starts, begins, begins, stops)
+        last = stops - self._min_query
+        ends = begins = torch.minimum(starts + self._drawn_shots(chance), last)
+        if self._by_time:
+            begins = torch.maximum(ends, torch.minimum(starts + self._drawn_shots(chance), last))
         if self._query_size is not None:
-            stops = torch.minimum(stops, middles + max(self._query_size, self._min_query))
-        return starts, middles, stops
+            stops = torch.minimum(stops, begins + max(self._query_size, self._min_query))
+        return _Cuts(starts, ends, begins, stops)
+
+    def _drawn_shots(self, chance: torch.Generator) -> Tensor:
+        """A number of shots for every task, [E] int64."""
+        assert self._shots is not None
+        shots = self._shots[torch.randint(len(self._shots), self._rows.shape, generator=chance)]
+        return shots if self._max_support is None else shots.clamp(max=self._max_support)
+
+
+class _Cuts(NamedTuple):
+    """Places among the interactions, [E] int64 each: support is starts..ends, query begins..stops, what is between neither."""
+
+    starts: Tensor
+    ends: Tensor
+    begins: Tensor
+    stops: Tensor
 
 
 class MomentSplits:

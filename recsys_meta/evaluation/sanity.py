@@ -4,9 +4,11 @@ Shuffled labels fall to the prior, an oracle scores 1, support and query never o
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from recsys_meta.evaluation.intervals import LOWER_IS_BETTER, paired_differences, summarize
 from recsys_meta.tables import USER_ID
@@ -22,6 +24,8 @@ _SURE = 0.99  # of the interval that speaks against a learner: several metrics a
 class SanityError(AssertionError):
     """An evaluation contradicts itself: its figures must not be believed."""
 
+    exit_code: ClassVar[int] = 4
+
 
 def check_disjoint(support: Histories, query: Histories) -> None:
     """Support and query of a task share no item. Both have the same T tasks."""
@@ -36,6 +40,44 @@ def check_disjoint(support: Histories, query: Histories) -> None:
         raise SanityError(
             f"{int(both.sum())} support examples stand in the query of their own task too, in {len(tasks)} tasks "
             f"(first: row {int(tasks[0])}); expected none"
+        )
+
+
+def check_later(support: Histories, query: Histories) -> None:
+    """No query event of a task lies before a support event of the same task. Both have times, and the same T tasks."""
+    latest = _last_times(support)
+    owners = query.owners()
+    early = query.times < latest[owners]
+    if early.any():
+        tasks = torch.unique(owners[early])
+        raise SanityError(
+            f"{int(early.sum())} of {len(owners)} query events lie before a support event of their own task, in {len(tasks)} of"
+            f" {len(support.offsets) - 1} tasks (first: row {int(tasks[0])}); expected none"
+        )
+
+
+def _last_times(histories: Histories) -> Tensor:
+    """The time of the latest event of each task, [T]; the beginning of time where it has none."""
+    latest = torch.full((len(histories.offsets) - 1,), torch.iinfo(torch.int64).min)
+    return latest.scatter_reduce(0, histories.owners(), histories.times, "amax")
+
+
+def check_adapts(adapted: Tensor, priors: Tensor) -> None:
+    """Scores are finite, follow from the support set, and are not the same for everybody.
+
+    adapted, priors: [T, N] scores of the same users and items, with their support sets and without any.
+    """
+    if not bool(adapted.isfinite().all()):
+        wrong = int((~adapted.isfinite()).any(1).sum())
+        raise SanityError(f"scores of {wrong} of {len(adapted)} users are not finite; expected all to be")
+    if len(adapted) > 1 and bool((adapted == adapted[0]).all()):
+        raise SanityError(
+            f"all {len(adapted)} users get the same score for each of {adapted.shape[1]} items; expected their own"
+        )
+    unmoved = (adapted == priors).all(1)
+    if bool(unmoved.all()):
+        raise SanityError(
+            f"the scores of all {len(adapted)} users are those of the prior: the support set changes nothing; expected it to"
         )
 
 

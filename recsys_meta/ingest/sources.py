@@ -28,7 +28,13 @@ FORMATS: dict[str, Format] = {
     ".duckdb": "duckdb",
 }
 SEPARATORS = {".csv": ",", ".dat": "::"}  # the rest: a tab
-MAX_UNPACKED = 2 * 2**30  # bytes of one packed file: beyond it, it is taken for a bomb
+# A packed file that gives more than so many bytes, or more than so many times its own size and that is no trifle, is
+# taken for a bomb. Text of clicks packs into a twentieth, text of one line over and over into a thousandth.
+MAX_UNPACKED = 2 * 2**30
+MAX_RATIO, TRIFLE = 250, 16 * 2**20
+
+# How packed files begin that polars would unpack on its own, without a bound: gzip, zlib (three strengths), zstd.
+_MAGIC = (b"\x1f\x8b", b"\x78\x01", b"\x78\x9c", b"\x78\xda", b"\x28\xb5\x2f\xfd")
 
 POSITION = "position of the row in its source"  # not a name that a file would use
 
@@ -136,21 +142,27 @@ def not_found(what: str, name: str, among: Iterable[str]) -> str:
 
 def _parts(source: Source) -> list[_Part]:
     path = source.path
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:  # a name too long for this system, or a folder that is not ours to read
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if source.member is not None:
         _require(path)
         return [_part(source, path, source.member)]
-    if path.is_file():
+    if is_file:
         return [_part(source, path)]
-    if path.is_dir():
+    if is_folder:
         wanted = {source.format, None} if source.format else set(FORMATS.values())
         files = [
             file for file in sorted(path.rglob("*")) if file.is_file() and not _hidden(file.relative_to(path))
         ]
         files = [file for file in files if _format(file.name) in wanted]
+        _refuse_links_out(path, files)
     elif any(character in str(path) for character in "*?["):
         base = Path(*_plain(path.parts))
         pattern = str(path.relative_to(base)) if base.parts else str(path)
         files = sorted(file for file in base.glob(pattern) if file.is_file())
+        _refuse_links_out(base, files)
     else:
         _require(path)
         raise InputError(f"{path}: neither a file nor a folder")
@@ -194,6 +206,16 @@ def _plain(parts: Sequence[str]) -> list[str]:
     """The leading parts of a glob that are no pattern."""
     patterns = [index for index, part in enumerate(parts) if any(character in part for character in "*?[")]
     return list(parts[: patterns[0]])
+
+
+def _refuse_links_out(folder: Path, files: Sequence[Path]) -> None:
+    """Raises InputError for a file that lies elsewhere: a folder from somebody else may lead to what is not theirs."""
+    inside = folder.resolve()
+    for file in files:
+        if not file.resolve().is_relative_to(inside):
+            raise InputError(
+                f"{file}: is a link that leads out of {folder}; give the file itself as the path"
+            )
 
 
 def _require(path: Path) -> None:
@@ -255,6 +277,11 @@ def _read_text(source: Source, part: _Part, needed: Sequence[str]) -> pl.DataFra
         or len(separator.encode()) > 1
     ):
         payload = _utf8(_bytes(source, part), source.encoding, part.name)
+    if _begins_packed(payload):
+        what = "is packed, though its name does not say so; name it .gz, or unpack it"
+        raise InputError(
+            f"{part.name}: {'is packed once more inside' if isinstance(payload, bytes) else what}"
+        )
     if isinstance(payload, bytes) and len(separator.encode()) > 1:
         unused = next((byte for byte in b"\x1f\x1e\x1d\x1c\x01\x02\x03" if byte not in payload), None)
         if unused is None:
@@ -292,7 +319,8 @@ def _read_duckdb(source: Source, part: _Part, needed: Sequence[str]) -> pl.DataF
         raise InputError(f"{part.path}: of a DuckDB file, name either a table or a query")
     _require(part.path)
     try:
-        with duckdb.connect(str(part.path), read_only=True) as connection:
+        # A view or a query of somebody else's must not reach other files.
+        with duckdb.connect(str(part.path), read_only=True, config=_NO_REACH) as connection:
             if source.table is not None:
                 listed = connection.sql(
                     "SELECT table_schema, table_name FROM information_schema.tables"
@@ -307,7 +335,7 @@ def _read_duckdb(source: Source, part: _Part, needed: Sequence[str]) -> pl.DataF
                     raise InputError(f"{part.path}: " + not_found("the table", source.table, known))
                 relation = f"SELECT * FROM {'.'.join(_quoted(name) for name in known[source.table])}"
             else:
-                relation = f"SELECT * FROM ({str(source.query).strip().rstrip(';')}\n)"
+                relation = f"SELECT * FROM ({_one_select(part, str(source.query))}\n)"
             found = connection.sql(relation)
             _check_columns(part, needed, found.columns)
             chosen = ", ".join(_quoted(name) for name in needed)
@@ -315,6 +343,24 @@ def _read_duckdb(source: Source, part: _Part, needed: Sequence[str]) -> pl.DataF
             return table
     except (duckdb.Error, *UNREADABLE) as error:
         raise InputError(f"{part.name}: {_first_line(error)}") from error
+
+
+_NO_REACH: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": False,
+    "lock_configuration": True,
+}
+
+
+def _one_select(part: _Part, query: str) -> str:
+    """The query, where it is one statement that reads. Raises InputError otherwise."""
+    try:
+        statements = duckdb.extract_statements(query)
+    except duckdb.Error as error:
+        raise InputError(f"{part.path}: query: {_first_line(error)}") from error
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        found = ", ".join(statement.type.name for statement in statements) or "nothing"
+        raise InputError(f"{part.path}: query: expected one SELECT, found {found}")
+    return query.strip().rstrip(";")
 
 
 def _quoted(name: str) -> str:
@@ -330,6 +376,8 @@ def _check_columns(part: _Part, needed: Sequence[str], found: Iterable[str]) -> 
 
 def _names(source: Source, part: _Part, found: list[str]) -> list[str]:
     """The names of the columns of a text file."""
+    if source.header and source.quote is not None:  # polars undoubles quotes in cells, not in the header
+        found = [name.replace(source.quote * 2, source.quote) for name in found]
     if source.header or not source.column_names:
         return found
     if len(found) != len(source.column_names):
@@ -359,12 +407,15 @@ def _bytes(source: Source, part: _Part) -> bytes:
                     raise InputError(
                         f"{part.path}: " + not_found("the member", source.member, archive.namelist())
                     )
-                with archive.open(source.member) as file:
-                    packed = _limited(file, part)
+                member = archive.getinfo(source.member)
+                if member.file_size > MAX_UNPACKED:  # as it declares itself; what it holds is counted below
+                    raise InputError(_bomb(part))
+                with archive.open(member) as file:
+                    packed = _limited(file, part, member.compress_size)
         if not (source.member or part.path.name).endswith(".gz"):
             return packed
         with gzip.open(io.BytesIO(packed)) as unpacked:
-            return _limited(unpacked, part)
+            return _limited(unpacked, part, len(packed))
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -377,13 +428,30 @@ def _bytes(source: Source, part: _Part) -> bytes:
         raise InputError(f"{part.name}: damaged or cut short: {_first_line(error)}") from error
 
 
-def _limited(file: IO[bytes] | gzip.GzipFile, part: _Part) -> bytes:
-    payload = file.read(MAX_UNPACKED + 1)
-    if len(payload) > MAX_UNPACKED:
-        raise InputError(
-            f"{part.name}: unpacks to more than {MAX_UNPACKED:,} bytes; unpack it by hand if that is right"
-        )
-    return payload
+def _limited(file: IO[bytes] | gzip.GzipFile, part: _Part, packed: int) -> bytes:
+    """What it unpacks to, read piece by piece, so that a bomb is noticed before it fills the memory. packed: its own size."""
+    payload = bytearray()
+    while piece := file.read(2**20):
+        payload += piece
+        if len(payload) > MAX_UNPACKED:
+            raise InputError(_bomb(part))
+        if len(payload) > max(TRIFLE, MAX_RATIO * packed):
+            raise InputError(
+                f"{part.name}: unpacks to more than {MAX_RATIO} times its packed size; unpack it by hand if that is right"
+            )
+    return bytes(payload)
+
+
+def _bomb(part: _Part) -> str:
+    return f"{part.name}: unpacks to more than {MAX_UNPACKED:,} bytes; unpack it by hand if that is right"
+
+
+def _begins_packed(payload: Path | bytes) -> bool:
+    """Whether it is no text but packed, as its first bytes say."""
+    if isinstance(payload, bytes):
+        return payload.startswith(_MAGIC)
+    with payload.open("rb") as file:
+        return file.read(4).startswith(_MAGIC)
 
 
 def _utf8(payload: bytes, encoding: str, name: str) -> bytes:
@@ -395,7 +463,7 @@ def _utf8(payload: bytes, encoding: str, name: str) -> bytes:
         raise InputError(
             f"{name}, line {payload.count(10, 0, error.start) + 1}: not {encoding} text ({error.reason})"
         ) from error
-    except (LookupError, UnicodeEncodeError) as error:
+    except (LookupError, ValueError) as error:  # ValueError: what codecs of names and other oddities raise
         raise InputError(f"{name}: cannot be read as {encoding!r}: {error}") from error
 
 
@@ -475,6 +543,10 @@ def _first_line(error: BaseException) -> str:
 def _where_columns(source: Source) -> list[str]:
     if source.where is None:
         return []
+    if re.search(r"\bselect\b", re.sub(r"'[^']*'|\"[^\"]*\"", "", source.where), re.IGNORECASE):
+        raise InputError(  # polars would let it read any file
+            f"where: {source.where!r} holds a query; expected a condition on the columns of the source"
+        )
     try:
         return list(pl.sql_expr(source.where).meta.root_names())
     except UNREADABLE as error:

@@ -57,9 +57,9 @@ def evaluation_page(found: Found) -> str:
                  "fit: when the model was fitted, empty where it was not written down; judge: all users at all shots"),
         *(_section(metric, metric_table(found.summary, metric), "", folded=True) for metric in _metrics(found.summary)),
     ]  # fmt: skip
-    # `</` would end the script that holds the specifications.
+    # `</` would end the script that holds the specifications, `<!--` and `<script` would swallow its end.
     specifications = json.dumps({name: chart.to_dict() for name, chart in charts.items()}).replace(
-        "</", "<\\/"
+        "<", "\\u003c"
     )
     page = Template(resources.files(__package__).joinpath("page.html").read_text("utf8"))
     return page.substitute(

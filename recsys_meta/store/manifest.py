@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> Manifest:
             {name: FileRecord(*file) for name, file in content["files"].items()},
             {"gates": []} | record | instants | {"run_date": date.fromisoformat(record["run_date"])},
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path}: not a manifest as it was written ({error})") from error
 
 

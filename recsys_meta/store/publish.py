@@ -107,8 +107,8 @@ def publish(
         quarantine: the columns of tables.QUARANTINE, ``run_id`` being optional.
         requested: the ids of the users that must have exactly one status row, in the type of the parts.
         top_k: the largest rank allowed.
-        keep: published runs that stay on disk, this one counted. The one in force before this one always stays:
-            readers may be opening it.
+        keep: published runs that stay on disk with their models, this one counted. The one in force before this one
+            always stays: readers may be opening it.
         parquet: whether to write scores.parquet and user_status.parquet beside the DuckDB file.
         compare_with_previous: whether ``run_diff`` compares with the run in force before this one.
         reasons_without_scores: the reasons in ``user_status`` that excuse a user without a single row.
@@ -163,18 +163,14 @@ def publish(
             replace_symlink_atomically(run.published, folder.name)
         workspace.point_at(run)
         _prune(workspace, run, kept, previous, before, full=len(kept) + 1 >= keep)
+        _prune_models(
+            workspace,
+            gone=[manifest.record for manifest in others if manifest not in kept],
+            stay=[run_record, *(manifest.record for manifest in kept)],
+        )
         manifest = run.manifest()
         logger.info("run %s is published: %s", run.run_id, dict(manifest.rows))
         return Published(run.scores, manifest.rows[SCORES], manifest.files[SCORES_FILE].sha256)
-
-
-def rollback(workspace: Workspace, run_id: str) -> RunFolder:
-    """Puts the scores of an earlier published run in force again. Raises Damaged where they are not intact."""
-    with workspace.lock(run_id):
-        run = workspace.run(run_id)
-        verify(run)
-        workspace.point_at(run)
-        return run
 
 
 def verify(run: RunFolder) -> Manifest:
@@ -438,6 +434,32 @@ def _prune(
                     remove_folder(publication)
         elif other.published.is_symlink() or (full and other.path.stat().st_mtime < min(dates.values())):
             remove_folder(other.path)
+
+
+def _prune_models(workspace: Workspace, *, gone: Sequence[RunRecord], stay: Sequence[RunRecord]) -> None:
+    """Removes the models that nobody but runs which are gone refers to.
+
+    Models of trainings and evaluations that no run refers to are not of its business. Where a manifest cannot be read,
+    nobody knows whom its run needs, and all stay.
+    """
+    if len(workspace.manifests()) < sum(run.published.is_symlink() for run in workspace.runs()):
+        return
+    needed = {model for record in stay for model in models_of(record)}
+    for model in sorted({model for record in gone for model in models_of(record)} - needed):
+        if workspace.model(model).is_dir():
+            logger.info("model %s goes with the last run that referred to it", model)
+            remove_folder(workspace.model(model))
+
+
+def models_of(record: RunRecord) -> set[str]:
+    """The models that a run needs: the one that scored it, and those that stood against each other for it."""
+    judged = (
+        gate.get(role)
+        for gate in record["gates"]
+        if gate["gate"] == "champion"
+        for role in ("champion", "challenger")
+    )
+    return {record["model_version"], *(model for model in judged if model)}
 
 
 def _ids(values: pl.Series | Sequence[Any], dtype: pl.DataType) -> pl.Series:

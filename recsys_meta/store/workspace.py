@@ -1,5 +1,6 @@
 """The workspace: one folder with all runs and models, a pointer to the scores in force, and a lock for the one who writes."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -18,6 +19,15 @@ from recsys_meta.store.parts import PUBLISHED, SCORES_FILE, RunFolder
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_NO_FOLDER = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 _held: set[int] = set()
 
 
@@ -37,18 +47,26 @@ class AlreadyRunning(Exception):
     exit_code: ClassVar[int] = 75
 
 
+class NoWorkspace(ValueError):
+    """The path of a workspace names no folder that can be written to."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class Workspace:
     """``root/runs/<run_id>/``, ``root/models/<model_version>/``, and ``root/scores.duckdb``: the scores in force.
 
-    Nothing is created before the lock is taken. Raises ValueError for a root that DuckDB cannot address.
+    Nothing is created before the lock is taken. Raises NoWorkspace for a root that DuckDB cannot address.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         if "?" in str(self.root):
-            raise ValueError(
+            raise NoWorkspace(
                 f"workspace {self.root}: DuckDB reads what follows a '?' as options, choose another name"
             )
+        if "\0" in str(self.root):
+            raise NoWorkspace(f"workspace {str(self.root)!r}: holds a zero byte, expected a path")
         self.pointer = self.root / SCORES_FILE
         self._descriptor: int | None = None
 
@@ -57,14 +75,24 @@ class Workspace:
         """Holds the workspace for writing until the block or the process ends, however it ends.
 
         Whoever holds it may take it again through the same object. Raises AlreadyRunning at once where
-        another holds it.
+        another holds it, NoWorkspace where there can be no such folder, Damaged where the lock is a link: what it
+        leads to would be written over.
         """
         if self._descriptor is not None:
             yield
             return
-        for folder in (self.root, self.root / "runs", self.root / "models"):
-            folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            for folder in (self.root, self.root / "runs", self.root / "models"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in _NO_FOLDER:
+                raise
+            raise NoWorkspace(
+                f"workspace {self.root}: expected a folder that can be written to ({error})"
+            ) from error
+        if (self.root / ".lock").is_symlink():
+            raise Damaged(f"{self.root / '.lock'}: is a link, expected a file of its own; remove it")
+        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -89,6 +117,13 @@ class Workspace:
             if descriptor in _held:  # not in a forked child
                 _held.remove(descriptor)
                 os.close(descriptor)
+
+    def holder(self) -> str:
+        """Who has taken the lock last, in words."""
+        try:
+            return _holder((self.root / ".lock").read_bytes()[:4096])
+        except OSError:
+            return "nobody"
 
     def run(self, run_id: str) -> RunFolder:
         """The folder of a run, existing or not. Raises ValueError for a name that is not plain.
@@ -140,7 +175,7 @@ class Workspace:
         return [
             RunFolder(path)
             for path in sorted((self.root / "runs").glob("*"))
-            if path.is_dir() and _NAME.fullmatch(path.name)
+            if path.is_dir() and not path.is_symlink() and _NAME.fullmatch(path.name)
         ]
 
     def manifests(self) -> list[Manifest]:

@@ -33,6 +33,7 @@ DESCRIPTION = "bundle.json"
 WEIGHTS = "weights.safetensors"
 VOCABULARIES = "vocabularies"
 SIDES = ("user", "item")
+KINDS = (".safetensors", ".json", ".parquet")  # none of which can hold code
 JSON_LIMIT = 64 * 2**20  # bytes: far above any manifest or description, far below what could hurt
 
 
@@ -189,6 +190,8 @@ def check_bundle(folder: Path) -> str:
     ):
         if names:
             raise BundleError(f"{folder}: {what} files: {', '.join(sorted(names))}")
+    if strange := sorted(name for name, path in present.items() if path.suffix not in KINDS):
+        raise BundleError(f"{folder}: {', '.join(strange)}: expected files of {', '.join(KINDS)} only")
     for name, path in present.items():
         if path.stat().st_size != files[name]["size"] or _entry(path.read_bytes()) != files[name]:
             raise BundleError(f"{folder}: {name} is not what was written (its size or sha256 differs)")

@@ -1,5 +1,6 @@
 """Laws of episodes: what is drawn, that nothing is drawn twice, and that nothing is known too early."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from recsys_meta.episodes import CatalogueClock, MomentSplits, RandomSplits, Sightings, fixed_splits
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories
@@ -126,8 +128,10 @@ def test_an_epoch_has_every_user_once_with_disjoint_sets_of_the_sizes_asked_for(
         limit = len(set(lists[user])) - min_query
         cap = limit if max_support is None else min(limit, max_support)
         assert len(support) in {min(shot, cap) for shot in shots}
-        rest = len(set(lists[user])) - len(support)
-        assert len(query) == (rest if query_size is None else min(rest, max(query_size, min_query)))
+        begins = {max(len(support), min(shot, cap)) for shot in shots} if by_time else {len(support)}
+        rests = {len(set(lists[user])) - begin for begin in begins}
+        most = max(query_size or math.inf, min_query)
+        assert len(query) in {min(rest, most) for rest in rests}
 
 
 @given(
@@ -154,9 +158,37 @@ def test_without_shots_the_support_set_is_everything_but_the_query_set(
 
 @given(lists=LISTS)
 @settings(deadline=None, max_examples=50)
-def test_by_time_the_support_set_comes_first_and_the_query_set_next(lists: list[list[int]]) -> None:
+def test_by_time_the_support_set_comes_first_and_the_query_set_is_in_one_piece_later(
+    lists: list[list[int]],
+) -> None:
     for user, support, query in episodes(random_splits(lists, by_time=True, query_size=2).epoch(4)):
-        assert [item for item, _ in support + query] == once_each(lists[user])[: len(support) + len(query)]
+        in_time, asked = once_each(lists[user]), [item for item, _ in query]
+        assert [item for item, _ in support] == in_time[: len(support)]
+        begin = in_time.index(asked[0])
+        assert begin >= len(support)
+        assert asked == in_time[begin : begin + len(asked)]
+
+
+def test_by_time_the_query_set_begins_at_once_or_at_a_number_of_shots_of_its_own() -> None:
+    found = Counter(
+        (len(support), query[0][0])
+        for number in range(200)
+        for _, support, query in episodes(
+            random_splits([[*range(9)]], shots=[0, 2, 5], by_time=True).epoch(number)
+        )
+    )
+    expected = {
+        (0, 0): 1,
+        (0, 2): 1,
+        (0, 5): 1,
+        (2, 2): 2,
+        (2, 5): 1,
+        (5, 5): 3,
+    }  # of 9: max(support, 0, 2 or 5)
+    assert set(found) == set(expected)
+    assert (
+        chisquare([found[pair] for pair in expected], [200 * n / 9 for n in expected.values()]).pvalue > 1e-3
+    )
 
 
 def test_by_time_needs_times() -> None:

@@ -6,8 +6,10 @@ import torch
 
 from recsys_meta.evaluation.sanity import (
     SanityError,
+    check_adapts,
     check_batch_size,
     check_disjoint,
+    check_later,
     check_oracle,
     check_shuffled_labels,
     shuffled_labels,
@@ -130,3 +132,25 @@ def test_a_result_that_depends_on_the_batch_size_is_found() -> None:
         )
     with pytest.raises(ValueError, match="two or more"):
         check_batch_size(steady, (4,))
+
+
+def timed(rows: list[list[int]]) -> Histories:
+    """Tasks of events at these times."""
+    return histories(rows)._replace(times=torch.tensor([at for row in rows for at in row], dtype=torch.int64))
+
+
+def test_a_query_event_may_be_as_old_as_the_support_and_no_older() -> None:
+    check_later(timed([[1, 5], [], [3]]), timed([[5, 9], [0], []]))
+    with pytest.raises(SanityError, match=r"2 of 4 query events .* in 2 of 3 tasks \(first: row 0\)"):
+        check_later(timed([[1, 5], [], [3]]), timed([[4, 9], [0], [2]]))
+
+
+def test_scores_that_are_anybodys_or_nobodys_are_found() -> None:
+    adapted, priors = torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    check_adapts(adapted, priors)  # one user may well stay at the prior
+    with pytest.raises(SanityError, match="1 of 2 users are not finite"):
+        check_adapts(torch.tensor([[1.0, torch.nan], [2.0, 1.0]]), priors)
+    with pytest.raises(SanityError, match="all 2 users get the same score for each of 2 items"):
+        check_adapts(priors, adapted)
+    with pytest.raises(SanityError, match="the support set changes nothing"):
+        check_adapts(adapted, adapted)

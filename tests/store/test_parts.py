@@ -91,6 +91,24 @@ def test_a_part_that_changed_on_disk_is_named_and_made_again(run: RunFolder) -> 
     assert not run.finished(0)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b"[" * 100_000, b"\xff"])
+def test_a_damaged_record_counts_for_nothing(run: RunFolder, content: bytes) -> None:
+    run.write_part("figures", 0, pl.DataFrame({"number": [0]}))
+    run.finish_shard(0, {})
+    [path] = run.part_files("figures")
+    path.with_suffix(".json").write_bytes(content)
+    with pytest.raises(Damaged, match="makes it anew"):
+        run.verify_parts("figures")
+    run.write_part("figures", 0, pl.DataFrame({"number": [0]}))
+    run.finish_shard(0, {})
+    (run.parts / "finished" / "000000.json").write_bytes(content)
+    assert not run.finished(0)
+    assert run.shards() == {}
+    (run.parts / "fingerprint.json").write_bytes(content)
+    run.begin("f")
+    assert run.tables() == []
+
+
 def test_columns_of_fixed_tables_are_checked_and_ordered(run: RunFolder, small_night: ModuleType) -> None:
     good = small_night.scores("night-1", ["a"], [1, 2])
     run.write_part("scores", 0, good.select(reversed(good.columns)))

@@ -22,6 +22,7 @@ from recsys_meta import tables
 from recsys_meta.store import (
     AlreadyRunning,
     Damaged,
+    NoSuchRun,
     PublishRefused,
     RunFolder,
     Workspace,
@@ -566,7 +567,7 @@ def test_a_rollback_puts_an_earlier_run_in_force(small_night: ModuleType, tmp_pa
     rollback(workspace, "night-1")
     assert set(read_scores(workspace.pointer)["item_id"]) == {10, 11, 12}
     assert runs(workspace)["is_latest"].to_list() == [False, True]
-    with pytest.raises(Damaged):
+    with pytest.raises(NoSuchRun):
         rollback(workspace, "night-3")
     assert set(read_scores(workspace.pointer)["item_id"]) == {10, 11, 12}
     small_night.night(tmp_path, "night-2", 2)  # the same night again is in force again
@@ -663,3 +664,35 @@ def test_publishing_needs_the_lock(small_night: ModuleType, tmp_path: Path) -> N
             top_k=1,
         )
     assert workspace.latest() is None
+
+
+def test_models_stay_with_the_runs_that_need_them_and_go_with_the_last_of_them(
+    small_night: ModuleType, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+
+    def night(number: int, model: str, challenger: str, keep: int = 2) -> None:
+        for name in (model, challenger):
+            workspace.model(name).mkdir(parents=True, exist_ok=True)
+        gates = [{"gate": "champion", "champion": model, "challenger": challenger}]
+        record = small_night.record(f"night-{number}", model_version=model, gates=gates)
+        small_night.night(tmp_path, f"night-{number}", number, keep=keep, run_record=record)
+
+    def models() -> set[str]:
+        return {path.name for path in (tmp_path / "models").iterdir()}
+
+    workspace.model("of-an-evaluation").mkdir(parents=True)
+    night(1, "a", "a")
+    night(2, "a", "b")  # the champion goes on
+    night(3, "a", "c")
+    assert models() == {"a", "b", "c", "of-an-evaluation"}
+    night(4, "d", "d")  # night 2 goes, and with it the challenger that lost
+    assert models() == {"a", "c", "d", "of-an-evaluation"}
+    rollback(workspace, "night-3")
+    night(5, "e", "e", keep=1)  # night 3 was in force, and may be again
+    assert models() == {"a", "c", "e", "of-an-evaluation"}
+    night(6, "e", "e", keep=1)
+    (workspace.run("night-5").published / "manifest.json").write_text("{}")
+    night(7, "f", "f", keep=1)  # whom night 5 needs nobody can tell
+    assert models() == {"e", "f", "of-an-evaluation"}
+    assert workspace.run("night-6").scores.is_file()

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_meta.store import AlreadyRunning, Damaged, Workspace
+from recsys_meta.store.workspace import NoWorkspace
 
 HOSTILE = [
     "..",
@@ -124,3 +125,26 @@ def test_the_workspace_can_be_moved(tmp_path: Path, small_night: ModuleType) -> 
 def test_a_root_that_duckdb_cannot_address_is_refused() -> None:
     with pytest.raises(ValueError, match=r"work\?space"):
         Workspace(Path("work?space"))
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "precious").write_text("all there is")
+    (tmp_path / "w" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(Damaged, match=r"\.lock: is a link"), Workspace(tmp_path / "w").lock():
+        pass
+    assert (tmp_path / "precious").read_text() == "all there is"
+
+
+def test_a_place_where_no_folder_can_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("n" * 300)):
+        with pytest.raises(NoWorkspace, match="expected a folder"), Workspace(root).lock():
+            pass
+
+
+def test_a_run_that_lies_elsewhere_is_none_of_this_workspace(tmp_path: Path, small_night: ModuleType) -> None:
+    small_night.night(tmp_path / "other", "night-1")
+    small_night.night(tmp_path / "w", "night-2")
+    (tmp_path / "w" / "runs" / "night-1").symlink_to(tmp_path / "other" / "runs" / "night-1")
+    assert [run.run_id for run in Workspace(tmp_path / "w").runs()] == ["night-2"]
