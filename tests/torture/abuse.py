@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recsys_meta import cli
 from torture.children import Ended, answer, answered
 from torture.counts import Found
 from torture.grounds import Grounds
+
+from recsys_meta import cli
 
 _LONGEST = 60.0  # seconds of a case
 
