@@ -46,6 +46,8 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursi
 
 _MICROSECOND = timedelta(microseconds=1)
 _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
+_BATCH, _MANY = 64, 10_000  # users per step, and from how many users on twice as many
 _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
 
 
@@ -146,11 +148,12 @@ def fit_or_reuse(
         learner.fit_statistics(histories.take(train), clock.at(None))
         if warm is not None:
             learner.continue_from(warm.learner.state_dict())
-        draw = partial(sampler_of, story, learner, histories, users, training_users, clock, train, moment)
+        drawing = (story, learner, histories, users, training_users, clock)
+        draw = partial(sampler_of, *drawing, train, moment, counted=train)
         sampler = draw(None if moment is None else since_of(warm))
         if warm is not None and len(sampler) == 0:  # no task is new
             sampler = draw()
-        validation = validation_of(story, learner, histories, users, training_users, clock, held_out, moment)
+        validation = validation_of(*drawing, held_out, moment)
         if len(sampler) == 0:
             raise ingest.InputError(
                 f"no episode can be drawn from the {events.height} events of {len(train)} users to train on"
@@ -158,6 +161,7 @@ def fit_or_reuse(
             )
         with importing():  # Lightning: seconds that a night without training does not need
             from recsys_meta.training.fitting import fit
+            from recsys_meta.training.settling import settle
 
         if not validation:
             log.warning("no validation users: training does not stop early, see training.validation_share")
@@ -166,7 +170,9 @@ def fit_or_reuse(
             sampler,
             validation,
             folder=folder / "training",
-            max_epochs=(warm and story.training.warm_epochs) or story.training.max_epochs,
+            max_epochs=(warm and story.training.warm_epochs)
+            or story.training.max_epochs
+            or epochs_of(len(sampler)),
             outer_lr=story.training.outer_lr,
             weight_decay=story.training.weight_decay,
             patience=story.training.patience,
@@ -181,6 +187,7 @@ def fit_or_reuse(
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
         }
+        settle(learner, validation, story.seed)
         learner.refit_statistics(histories, clock.at(None))
     meta: dict[str, Any] = {
         "recipe": recipe,
@@ -348,8 +355,12 @@ def sampler_of(
     rows: torch.Tensor,
     moment: datetime | None,
     since: datetime | None = None,
+    counted: torch.Tensor | None = None,
 ) -> Sampler:
-    """What draws the episodes of these users, as ``training`` says; ``since``: those alone that are new since then."""
+    """What draws the episodes of these users, as ``training`` says; ``since``: those alone that are new since then.
+
+    counted: the rows, ascending, that the statistics of the learner were read off; None: none of these users is among them.
+    """
     training = story.training
     if since is not None and story.split != "moment":
         rows = newer(histories, rows, since)
@@ -357,11 +368,12 @@ def sampler_of(
     drawn: dict[str, Any] = {
         "query_size": training.query_size,
         "max_support": training.max_support,
-        "batch_size": training.batch_size,
+        "batch_size": training.batch_size or (_BATCH if len(rows) < _MANY else 2 * _BATCH),
         "seed": story.seed,
         "whole_catalogue": learner.whole_catalogue,
         "negatives": learner.negatives,
         "keys": keys,
+        "counted": None if counted is None else torch.searchsorted(counted, rows),
     }
     if story.split == "moment":
         if moment is None:
@@ -390,6 +402,11 @@ def sampler_of(
         min_query=1,
         **drawn,
     )
+
+
+def epochs_of(batches: int) -> int:
+    """Passes of so many batches that come to the usual number of steps: few users are seen more often."""
+    return min(max(round(_STEPS / batches), _FEWEST_EPOCHS), _MOST_EPOCHS)
 
 
 def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Tensor:

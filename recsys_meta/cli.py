@@ -51,7 +51,11 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": Verb("pipelines.evaluate", "evaluate", "EvaluateSettings", "judge learners and baselines at every shot count"),
     "tune": Verb("pipelines.tune", "tune", "TuneSettings", "choose settings on validation users, as many trials for each"),
     "nights": Verb("pipelines.nights", "nights", "NightsSettings", "nights in a row: warm starts beside training anew and never"),
+    "simulate": Verb("pipelines.simulated_month", "simulate", "SimulateSettings", "a month of two policies whose truth is known"),
+    "ab": Verb("pipelines.experiment_analysis", "experiment", "ExperimentSettings", "an experiment: did a variant do better?"),
+    "power": Verb("pipelines.experiment_power", "power", "PowerSettings", "before an experiment: users and days for a lift"),
     "suite": Verb("pipelines.suite", "suite", "SuiteSettings", "run several evaluations, and rank learners over all of them"),
+    "ope": Verb("pipelines.ab_analysis", "ope", "OffPolicySettings", "value a policy from the logged actions of another"),
 }  # fmt: skip
 
 _EXIT_CODES = "exit codes: 0 done" + "".join(f", {code} {status}" for code, status in STATUSES.items())
@@ -85,7 +89,10 @@ def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
         from pipelines import settings
         from pipelines.loading import as_yaml, load
 
-    loaded = load(getattr(settings, verb.settings), args.config, _overrides(rest), os.environ)
+    overrides = _overrides(rest)
+    if getattr(args, "aa", None) is not None:
+        overrides.append(("aa", args.aa))
+    loaded = load(getattr(settings, verb.settings), args.config, overrides, os.environ)
     if args.print_config:
         print(as_yaml(loaded.settings, comments=args.print_config == "comments"), end="")
         return 0
@@ -238,6 +245,8 @@ def _parser() -> argparse.ArgumentParser:
             choices=("plain", "comments"),
             help="print the settings as they would be used, and stop; with comments: each under its description",
         )
+        if name == "ab":  # the one setting that is said without a value
+            command.add_argument("--aa", nargs="?", const="true", metavar="true", help=argparse.SUPPRESS)
     runs = _own(verbs, "runs", "list the published runs of a workspace")
     runs.add_argument("--json", action="store_true", help="print the list as JSON")
     rollback = _own(
