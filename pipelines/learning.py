@@ -15,7 +15,7 @@ import torch
 from pipelines.construction import takes
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.outcomes import ConfigError, NothingToDo
-from pipelines.settings import LearnerSettings, Story
+from pipelines.settings import BaselineSettings, LearnerSettings, MomentSettings, Story
 from pipelines.starting import importing
 from recsys_meta import __version__, ingest, store
 from recsys_meta.adaptation.judging import Prepare, unchanged
@@ -29,6 +29,7 @@ from recsys_meta.episodes import (
     RandomSplits,
     Sightings,
     num_derived,
+    pace_of,
     rows_of,
     split_users,
     user_keys,
@@ -50,6 +51,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
 _BATCH, _MANY = 64, 10_000  # users per step, and from how many users on twice as many
+_WINDOWS = (24, 8, 4, 1)  # parts of a horizon: of a day the last 1, 3, 6 and 24 hours
 _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
 
 
@@ -266,6 +268,48 @@ def present(accelerator: str) -> str:
     if accelerator != "auto":
         log.warning("training.accelerator is %s, but there is none here: working on the CPU", accelerator)
     return "cpu"
+
+
+S = TypeVar("S", bound=Story)
+
+
+def at_pace(
+    story: S,
+    choice: LearnerSettings | BaselineSettings,
+    inputs: Inputs,
+    moment: datetime | None,
+    horizon: timedelta | None,
+) -> tuple[S, LearnerSettings]:
+    """The settings of a learner where items come and go within the horizon that it serves; elsewhere the same.
+
+    Such items are known by what they are at the moment rather than by their ids: training looks forward from moments of the
+    past, and counts of the last hours stand beside ages. Only what says nothing else is settled so: ``training.split: auto``
+    without ``item_windows``.
+    """
+    learner = LearnerSettings(class_path=choice.class_path, init_args=choice.init_args)
+    if moment is None or horizon is None or story.training.split != "auto" or story.item_windows:
+        return story, learner
+    pace = pace_of(inputs.sightings, microseconds(moment), horizon)
+    if pace is None or not pace.fleeting(horizon):
+        return story, learner
+    log.info(
+        "items come and go: what was most popular in %s has %.0f %% of what is asked for next, of all time %.0f %%; their median"
+        " age is %s. Training looks forward from moments of the past (training.split: moment), items go without ids",
+        pace.window,
+        100 * pace.hits,
+        100 * pace.hits_of_all_time,
+        pace.age,
+    )
+    moments = MomentSettings(every=horizon / 4, over=2 * horizon, horizon=horizon / 2)
+    if "item_ids" not in learner.init_args and takes(learner, "item_ids"):
+        learner = learner.model_copy(update={"init_args": {**learner.init_args, "item_ids": False}})
+    return story.model_copy(
+        update={
+            "training": story.training.model_copy(update={"split": "moment", "moments": moments}),
+            "item_windows": tuple(horizon / part for part in _WINDOWS),
+            "popularity_window": story.popularity_window or pace.window,
+        }
+    ), learner
 
 
 def start_of(story: Story, choice: LearnerSettings, start: Model, inputs: Inputs) -> Bundle | None:
