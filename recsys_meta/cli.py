@@ -26,7 +26,7 @@ STATUSES: Mapping[int, str] = {
     2: "config error",
     3: "data error",
     4: "refused",
-    74: "machine error",
+    74: "disk error",
     75: "already running",
     99: "nothing to do",
     130: "interrupted",
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         code = _exit_code(error)
         reason = printable(str(error) or type(error).__name__)
-        if code == 1:
+        if code == 1 and not _of_the_machine(error):
             traceback.print_exc()
         else:
             print(reason, file=sys.stderr)
@@ -339,11 +339,13 @@ def _logging(*, quiet: bool) -> Iterator[None]:
 
 
 def _exit_code(error: Exception) -> int:
-    """The code that the error itself carries; ingest's says only that the data cannot be used."""
-    ingest = sys.modules.get("recsys_meta.ingest")
+    """The code that the error itself carries; ingest's says only that the data cannot be used, and the machine's nothing."""
+    ingest, duckdb = (sys.modules.get(name) for name in ("recsys_meta.ingest", "duckdb"))
     if ingest is not None and isinstance(error, ingest.InputError):
         return 3
-    return 74 if _of_the_machine(error) else int(getattr(error, "exit_code", 1))
+    if isinstance(error, OSError) or (duckdb is not None and isinstance(error, duckdb.IOException)):
+        return 74
+    return int(getattr(error, "exit_code", 1))
 
 
 def _of_the_machine(error: Exception) -> bool:
