@@ -27,7 +27,7 @@ from pipelines.gates import (
     shown_before,
 )
 from pipelines.inputs import Inputs, moment_of, read_inputs, run_date_of, timed
-from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
+from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse, present
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.progress import peak_memory, progress
@@ -311,7 +311,8 @@ class Run:
 
         item_keys = user_keys(items)  # a key of an id, whosever it is
         rows = rows_of(who.requested, who.user_ids).cast(pl.Int64).to_torch()
-        device = device_of(self.night.training.accelerator)
+        accelerator = present(self.night.training.accelerator)
+        device = "cuda" if accelerator == "gpu" else accelerator
         workers = (settings.workers or len(os.sched_getaffinity(0))) if device == "cpu" else 1
         for number in shards:
             for batch in recommend(
@@ -488,13 +489,6 @@ def counts_of(who: Who) -> dict[str, int]:
         "users_trained_on": len(who.training),
         "users_requested": len(who.requested),
     }
-
-
-def device_of(accelerator: str) -> str:
-    """The torch device of a Lightning accelerator."""
-    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-        return "cuda"
-    return "mps" if accelerator == "mps" else "cpu"
 
 
 def versions() -> dict[str, str]:
