@@ -121,7 +121,10 @@ def judge_all(
     for place, (name, choice) in enumerate(zip(unique_names(choices), choices, strict=True)):
         story = with_window(settings, choice)
         if place < len(settings.learners):
-            story, choice = at_pace(story, choice, trial.inputs, trial.moment, trial.horizon)
+            paced = at_pace(story, choice, trial.inputs, trial.moment, trial.horizon)
+            story, choice = paced.story, paced.learner
+            if paced.why:
+                log.info("%s: %s; fitted with %s", name, paced.why, paced)
         with cost() as fitting:
             model = fitted(story, choice, trial, workspace)
         fit_cost = kept_cost(workspace.model(model.version) / "cost.json", fitting, anew=not model.reused)

@@ -7,7 +7,7 @@ from copy import deepcopy
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import polars as pl
 import torch
@@ -15,7 +15,7 @@ import torch
 from pipelines.construction import takes
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.outcomes import ConfigError, NothingToDo
-from pipelines.settings import BaselineSettings, LearnerSettings, MomentSettings, Story
+from pipelines.settings import BaselineSettings, LearnerSettings, MomentSettings, Story, duration_text
 from pipelines.starting import importing
 from recsys_meta import __version__, ingest, store
 from recsys_meta.adaptation.judging import Prepare, unchanged
@@ -273,13 +273,30 @@ def present(accelerator: str) -> str:
 S = TypeVar("S", bound=Story)
 
 
+class AtPace(NamedTuple, Generic[S]):
+    """Settings that suit how fast items come and go."""
+
+    story: S
+    learner: LearnerSettings
+    why: str  # what was found; empty where everything stays as it was
+
+    def __str__(self) -> str:
+        """The settings that differ, as a config has them."""
+        moments, training = self.story.training.moments, "training: {split: moment, moments: {"
+        training += ", ".join(f"{name}: {duration_text(value)}" for name, value in moments) + "}}"
+        windows = ", ".join(map(duration_text, self.story.item_windows))
+        window = duration_text(self.story.popularity_window or timedelta())
+        arguments = json.dumps(dict(self.learner.init_args))
+        return f"{training}, item_windows: [{windows}], popularity_window: {window}, learner.init_args: {arguments}"
+
+
 def at_pace(
     story: S,
     choice: LearnerSettings | BaselineSettings,
     inputs: Inputs,
     moment: datetime | None,
     horizon: timedelta | None,
-) -> tuple[S, LearnerSettings]:
+) -> AtPace[S]:
     """The settings of a learner where items come and go within the horizon that it serves; elsewhere the same.
 
     Such items are known by what they are at the moment rather than by their ids: training looks forward from moments of the
@@ -287,29 +304,27 @@ def at_pace(
     without ``item_windows``.
     """
     learner = LearnerSettings(class_path=choice.class_path, init_args=choice.init_args)
+    same = AtPace(story, learner, "")
     if moment is None or horizon is None or story.training.split != "auto" or story.item_windows:
-        return story, learner
+        return same
     pace = pace_of(inputs.sightings, microseconds(moment), horizon)
-    if pace is None or not pace.fleeting(horizon):
-        return story, learner
-    log.info(
-        "items come and go: what was most popular in %s has %.0f %% of what is asked for next, of all time %.0f %%; their median"
-        " age is %s. Training looks forward from moments of the past (training.split: moment), items go without ids",
-        pace.window,
-        100 * pace.hits,
-        100 * pace.hits_of_all_time,
-        pace.age,
+    if pace is None or pace.window is None or not pace.fleeting(horizon):
+        return same
+    why = (
+        f"items come and go: what was most popular in the last {duration_text(pace.window)} has {100 * pace.hits:.0f} % of what"
+        f" is asked for in the next {duration_text(horizon)}, of all time {100 * pace.hits_of_all_time:.0f} %"
     )
     moments = MomentSettings(every=horizon / 4, over=2 * horizon, horizon=horizon / 2)
     if "item_ids" not in learner.init_args and takes(learner, "item_ids"):
         learner = learner.model_copy(update={"init_args": {**learner.init_args, "item_ids": False}})
-    return story.model_copy(
+    story = story.model_copy(
         update={
             "training": story.training.model_copy(update={"split": "moment", "moments": moments}),
             "item_windows": tuple(horizon / part for part in _WINDOWS),
             "popularity_window": story.popularity_window or pace.window,
         }
-    ), learner
+    )
+    return AtPace(story, learner, why)
 
 
 def start_of(story: Story, choice: LearnerSettings, start: Model, inputs: Inputs) -> Bundle | None:

@@ -27,7 +27,7 @@ from pipelines.gates import (
     shown_before,
 )
 from pipelines.inputs import Inputs, moment_of, read_inputs, run_date_of, timed
-from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse, present
+from pipelines.learning import Model, at_pace, catalogue_at, clock_of, fit_or_reuse, present
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.progress import peak_memory, progress
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
 
+_SERVED = timedelta(days=1)  # how long a night's lists are shown
 _NO_CANDIDATE = REASONS[-1]
 
 
@@ -171,6 +172,9 @@ class Run:
             inputs = read_inputs(self.night, moment)
             self.moment = moment if timed(inputs.interactions) else None
             log.info("%s", ", ".join(f"{name} {count:,}" for name, count in inputs.counts.items() if count))
+            paced = at_pace(self.night, self.night.learner, inputs, self.moment, _SERVED)
+            if paced.why:  # a night goes by its settings: the champion has to be of the same
+                log.warning("%s; try %s", paced.why, paced)
             return inputs
 
     def fit(self, inputs: Inputs, who: Who, *, train_anew: bool = True) -> Model:
