@@ -15,7 +15,7 @@ TEST_WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 POLARS_MAX_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help night test lint types imports pytest format docs wheel clean
+.PHONY: help night simulate test torture lint types imports pytest format docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,18 @@ help: ## this list
 night: .venv/core.stamp ## install, run the nightly on the sample world, print what it published and where
 	$(BIN)/recsys-meta nightly --config configs/nightly.yaml
 
+simulate: .venv/core.stamp ## install, then a month of two policies on the sample world: logs, both analyses, and the truth beside them
+	$(ONE_THREAD) $(BIN)/recsys-meta simulate --config configs/simulate-sample.yaml
+
 test: lint types imports pytest ## install, then lint, types, import contracts and tests
 
 bench: .venv/bench.stamp ## install, then time the engine beside a clean loop and torchopt (some minutes)
 	$(ONE_THREAD) $(BIN)/python -m pipelines.bench
+
+# SCALE=0.05 runs a twentieth.
+SCALE ?= 1
+torture: .venv/dev.stamp ## nights killed, out of disk, in pairs, read, fed with damage; counts what was lost (SCALE=0.05: a twentieth)
+	PYTHONPATH=tests $(ONE_THREAD) $(BIN)/python -m torture --scale $(SCALE)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

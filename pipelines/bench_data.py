@@ -111,6 +111,7 @@ def write_and_publish(workspace: store.Workspace, rows: int) -> None:
             metrics={},
             seconds={},
             gates=[],
+            policy=store.DETERMINISTIC,
             expires_at=None,
         )
         timed(

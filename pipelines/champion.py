@@ -139,9 +139,9 @@ def challenged(
         judgements = judged_alike(story, pair, inputs, training_users, moment=moment, max_users=max_users)
         known = decided(judgements, margin, story.seed, level)
         if file is not None:
-            write_bytes_atomically(
-                file, json.dumps({"question": question, "answer": known._asdict()}).encode()
-            )
+            answer = known._asdict()
+            kept = {"question": question, "answer": answer, "seal": _seal(question, answer)}
+            write_bytes_atomically(file, json.dumps(kept).encode())
     return known
 
 
@@ -309,9 +309,14 @@ def _in_force(workspace: store.Workspace) -> str | None:
 
 
 def _kept(file: Path | None, question: str) -> Challenge | None:
-    """The outcome that was kept of this very question."""
+    """The outcome that was kept of this very question, where it is what was written."""
     try:
         found: Mapping[str, Any] = {} if file is None else json.loads(file.read_bytes())
-        return Challenge(**found["answer"]) if found.get("question") == question else None
+        intact = found["question"] == question and found["seal"] == _seal(question, found["answer"])
+        return Challenge(**found["answer"]) if intact else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _seal(question: str, answer: Mapping[str, Any]) -> str:
+    return store.fingerprint([question, json.dumps(answer, sort_keys=True)])

@@ -37,6 +37,7 @@ from recsys_meta.evaluation.intervals import (
 )
 from recsys_meta.evaluation.report import markdown
 from recsys_meta.evaluation.sanity import (
+    beyond_strangers,
     check_batch_size,
     check_disjoint,
     check_oracle,
@@ -131,7 +132,8 @@ def judge_all(
         run = partial(judge_few, story, learner, some, catalogue, name)
         check_batch_size(partial(run, few), (64, 17))
         shuffled = with_shuffled_labels(few, settings.seed)
-        mixed.append(run(shuffled))
+        strangers = shuffled._replace(query=few.query.take(torch.arange(len(few.user_ids)).roll(1)))
+        mixed.append(beyond_strangers(run(shuffled), run(strangers), run(strangers, adapted=False)))
         priors.append(run(shuffled, adapted=False))
         costs.append(
             {

@@ -15,7 +15,7 @@ import torch
 from pipelines.construction import takes
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.outcomes import ConfigError, NothingToDo
-from pipelines.settings import LearnerSettings, Story
+from pipelines.settings import LearnerSettings, Story, TrainingSettings
 from pipelines.starting import importing
 from recsys_meta import __version__, ingest, store
 from recsys_meta.adaptation.judging import Prepare, unchanged
@@ -48,6 +48,8 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursi
 
 _MICROSECOND = timedelta(microseconds=1)
 _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
+_BATCH, _MANY = 64, 10_000  # users per step, and from how many users on twice as many
 _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
 
 
@@ -151,15 +153,15 @@ def fit_or_reuse(
         learner.fit_statistics(histories.take(train), clock.at(None))
         if warm is not None:
             learner.continue_from(warm.learner.state_dict())
+        drawing = (learner, histories, users, training_users, clock)
 
         def drawn(story: Story) -> Sampler:
-            arguments = (story, learner, histories, users, training_users, clock, train, moment)
-            since = None if moment is None else since_of(warm)
-            sampler = sampler_of(*arguments, since)
-            return sampler if warm is None or len(sampler) else sampler_of(*arguments)  # no task is new
+            draw = partial(sampler_of, story, *drawing, train, moment, counted=train)
+            sampler = draw(None if moment is None else since_of(warm))
+            return sampler if warm is None or len(sampler) else draw()  # no task is new
 
         sampler = drawn(story)
-        validation = validation_of(story, learner, histories, users, training_users, clock, held_out, moment)
+        validation = validation_of(story, *drawing, held_out, moment)
         if len(sampler) == 0:
             raise ingest.InputError(
                 f"no episode can be drawn from the {events.height} events of {len(train)} users to train on"
@@ -167,6 +169,7 @@ def fit_or_reuse(
             )
         with importing():  # Lightning: seconds that a night without training does not need
             from recsys_meta.training.fitting import fit
+            from recsys_meta.training.settling import settle
 
         if not validation:
             log.warning("no validation users: training does not stop early, see training.validation_share")
@@ -175,7 +178,9 @@ def fit_or_reuse(
             learner,
             validation=validation,
             folder=folder / "training",
-            max_epochs=(warm and story.training.warm_epochs) or story.training.max_epochs,
+            max_epochs=(warm and story.training.warm_epochs)
+            or story.training.max_epochs
+            or epochs_of(len(sampler)),
             outer_lr=story.training.outer_lr,
             weight_decay=story.training.weight_decay,
             patience=story.training.patience,
@@ -187,13 +192,14 @@ def fit_or_reuse(
             fingerprint=version,
             save_every=story.training.checkpoint_every.total_seconds(),
         )
-        report = with_room(story, learner, sampler, drawn, fit_on)
+        report = with_room(story, learner, len(train), sampler, drawn, fit_on)
         metrics = {
             "validation_loss": report.best_validation_loss,
             "prior_validation_loss": report.prior_validation_loss,
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
         }
+        settle(learner, validation, story.seed)
         learner.refit_statistics(histories, clock.at(None))
     meta: dict[str, Any] = {
         "recipe": recipe,
@@ -223,26 +229,26 @@ T = TypeVar("T")
 def with_room(
     story: Story,
     learner: Learner,
+    users: int,
     sampler: Sampler,
     drawn: Callable[[Story], Sampler],
     fit_on: Callable[[Sampler], T],
 ) -> T:
     """The fit; where the memory does not suffice, once more from the start with half of the users per step."""
-    untrained = deepcopy(learner.state_dict())
+    untrained, size = deepcopy(learner.state_dict()), users_per_step(story.training, users)
     try:
         return fit_on(sampler)
     except (RuntimeError, MemoryError) as error:
-        if story.training.batch_size == 1 or not out_of_memory(error):
+        if size == 1 or not out_of_memory(error):
             raise
     # Outside of the handler, whose traceback would hold on to the tensors.
-    half = story.training.batch_size // 2
     log.warning(
         "out of memory in training: once more with %d users per step, not %d (see training.batch_size)",
-        half,
-        story.training.batch_size,
+        size // 2,
+        size,
     )
     learner.to("cpu").load_state_dict(untrained)
-    training = story.training.model_copy(update={"batch_size": half})
+    training = story.training.model_copy(update={"batch_size": size // 2})
     return fit_on(drawn(story.model_copy(update={"training": training})))
 
 
@@ -406,8 +412,12 @@ def sampler_of(
     rows: torch.Tensor,
     moment: datetime | None,
     since: datetime | None = None,
+    counted: torch.Tensor | None = None,
 ) -> Sampler:
-    """What draws the episodes of these users, as ``training`` says; ``since``: those alone that are new since then."""
+    """What draws the episodes of these users, as ``training`` says; ``since``: those alone that are new since then.
+
+    counted: the rows, ascending, that the statistics of the learner were read off; None: none of these users is among them.
+    """
     training = story.training
     if since is not None and story.split != "moment":
         rows = newer(histories, rows, since)
@@ -415,11 +425,12 @@ def sampler_of(
     drawn: dict[str, Any] = {
         "query_size": training.query_size,
         "max_support": training.max_support,
-        "batch_size": training.batch_size,
+        "batch_size": users_per_step(training, len(rows)),
         "seed": story.seed,
         "whole_catalogue": learner.whole_catalogue,
         "negatives": learner.negatives,
         "keys": keys,
+        "counted": None if counted is None else torch.searchsorted(counted, rows),
     }
     if story.split == "moment":
         if moment is None:
@@ -448,6 +459,16 @@ def sampler_of(
         min_query=1,
         **drawn,
     )
+
+
+def users_per_step(training: TrainingSettings, users: int) -> int:
+    """How many of so many users stand in a step of the outer loop."""
+    return training.batch_size or (_BATCH if users < _MANY else 2 * _BATCH)
+
+
+def epochs_of(batches: int) -> int:
+    """Passes of so many batches that come to the usual number of steps: few users are seen more often."""
+    return min(max(round(_STEPS / batches), _FEWEST_EPOCHS), _MOST_EPOCHS)
 
 
 def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Tensor:

@@ -31,11 +31,14 @@ from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse, pres
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.progress import peak_memory, progress
-from pipelines.settings import NightSettings
+from pipelines.settings import NightSettings, SlateSettings
 from recsys_meta import store
+from recsys_meta.ab.slate_policies import PlackettLuce
 from recsys_meta.adaptation.frames import Frames, to_frames
 from recsys_meta.adaptation.recommend import REASONS, Recommended, recommend
+from recsys_meta.adaptation.slates import drawn
 from recsys_meta.episodes import Negatives, rows_of, user_keys
+from recsys_meta.hashing import hashed
 from recsys_meta.prefetch import prefetched
 from recsys_meta.store.shown import shown_in_parts
 from recsys_meta.tables import ITEM_ID, SOURCES, USER_ID
@@ -296,6 +299,17 @@ class Run:
             known = Ragged(histories.items, histories.offsets).take(rows)
             return negatives.append(support, keys[rows], known, bundle.learner.negatives, stream=0)
 
+        slate, top_k = self.night.slate, self.night.top_k
+
+        def shown(best: Recommended) -> Recommended:
+            if slate is None:
+                return best
+            policy = PlackettLuce(slate.temperature, slate.exploration)
+            return drawn(
+                best, policy, size=top_k, user_keys=keys, item_keys=item_keys, seed=self.slate_seed(slate)
+            )
+
+        item_keys = user_keys(items)  # a key of an id, whosever it is
         rows = rows_of(who.requested, who.user_ids).cast(pl.Int64).to_torch()
         accelerator = present(self.night.training.accelerator)
         device = "cuda" if accelerator == "gpu" else accelerator
@@ -308,7 +322,7 @@ class Run:
                 catalogue,
                 rows=rows[number * settings.shard_size : (number + 1) * settings.shard_size],
                 consumed=inputs.consumed if self.night.exclude_consumed else None,
-                top_k=self.night.top_k,
+                top_k=top_k if slate is None else slate.pool,
                 batch_size=settings.batch_size,
                 tile_size=settings.tile_size,
                 newest=settings.newest,
@@ -319,8 +333,26 @@ class Run:
                 workers=workers,
                 prefilter=settings.prefilter,
             ):
-                yield number, batch
+                yield number, shown(batch)
             yield number, None
+
+    def slate_seed(self, slate: SlateSettings) -> int:
+        """Each day draws anew, and a rerun of a night draws the same again."""
+        seed = self.night.seed if slate.seed is None else slate.seed
+        return int(hashed(seed, self.run_date.toordinal()))
+
+    def policy(self) -> Mapping[str, Any]:
+        """What chooses the lists from the scores, as it stands in ``runs``."""
+        slate = self.night.slate
+        if slate is None:
+            return store.DETERMINISTIC
+        return {
+            "name": slate.policy,
+            "temperature": slate.temperature,
+            "exploration": slate.exploration,
+            "pool": slate.pool,
+            "seed": self.slate_seed(slate),
+        }
 
     def publish(self, inputs: Inputs, who: Who, model: Model) -> store.Published:
         """Builds, validates and puts in force."""
@@ -344,6 +376,7 @@ class Run:
                 metrics=model.metrics,
                 seconds=self.seconds,
                 gates=[gate.row() for gate in self.gates],
+                policy=self.policy(),
                 expires_at=finished_at + timedelta(days=self.night.publish.expires_after_days),
             )
             return store.publish(

@@ -292,8 +292,13 @@ class MomentSettings(Settings):
 class TrainingSettings(Settings):
     """How the shared initialization is meta-trained."""
 
-    max_epochs: PositiveInt = Field(default=30, description="passes over the training users, at most")
-    batch_size: PositiveInt = Field(default=64, description="users per step of the outer loop")
+    max_epochs: PositiveInt | None = Field(
+        default=None,
+        description="passes over the training users, at most; none: as many as make some 1,500 steps, from 2 to 30",
+    )
+    batch_size: PositiveInt | None = Field(
+        default=None, description="users per step of the outer loop; none: 64, and 128 from 10,000 users on"
+    )
     outer_lr: FiniteFloat = Field(default=0.003, gt=0.0, description="step size of the outer loop (Adam)")
     weight_decay: FiniteFloat = Field(default=0.0, ge=0.0, description="of the outer loop")
     patience: PositiveInt = Field(
@@ -356,6 +361,26 @@ class AdaptationSettings(Settings):
     )
     shard_size: PositiveInt = Field(
         default=20_000, description="users per part that a killed run does not repeat"
+    )
+
+
+class SlateSettings(Settings):
+    """Slates drawn at random from the best of each user, every item with the probability of being shown where it is."""
+
+    policy: Literal["plackett_luce"] = Field(
+        default="plackett_luce", description="position by position a softmax over the scores that are left"
+    )
+    temperature: FiniteFloat = Field(
+        default=1.0,
+        ge=0.0,
+        description="of the softmax, in units of the scores; 0: the best that is left, except where explored",
+    )
+    exploration: Share = Field(
+        default=0.0, description="share of the positions where all that is left of the pool is as probable"
+    )
+    pool: PositiveInt = Field(default=100, description="so many of the best are drawn from, top_k at least")
+    seed: NonNegativeInt | None = Field(
+        default=None, description="of the slates, which each day draws anew; none: the seed of all else"
     )
 
 
@@ -479,6 +504,9 @@ class NightSettings(Story):
     ] = Field(default="cold", description="who is scored: cold, all, or a table of ids (path, id)")
     exclude_consumed: bool = Field(default=True, description="whether what a user already met is left out")
     top_k: PositiveInt = Field(default=20, description="items published per user")
+    slate: SlateSettings | None = Field(
+        default=None, description="lists are drawn at random, with propensities; none: the best, in order"
+    )
     learner: AnyLearner = Field(default=LearnerSettings(), description="what is meta-trained and adapted")
     adaptation: AdaptationSettings = Field(default=AdaptationSettings(), description="how users are streamed")
     publish: PublishSettings = Field(
@@ -487,6 +515,14 @@ class NightSettings(Story):
     gates: GateSettings = Field(
         default=GateSettings(), description="what a night has to pass before it is published"
     )
+
+    @model_validator(mode="after")
+    def _pool_holds_a_slate(self) -> Self:
+        if self.slate is not None and self.slate.pool < self.top_k:
+            raise ValueError(
+                f"slate.pool is {self.slate.pool} and top_k {self.top_k}; expected a pool of top_k at least"
+            )
+        return self
 
 
 Shot = NonNegativeInt | Literal["all"]
@@ -712,6 +748,53 @@ class NightsSettings(Story):
         return {"first": True}
 
 
+class VariantSettings(Settings):
+    """One side of a simulated month: a night, and the slate that it draws from its scores."""
+
+    config: FilePath = Field(description="config of a night with the setting slate")
+    settings: Arguments = Field(
+        default={},
+        description="dotted keys and values that stand over those of the config, as on the command line",
+    )
+
+
+class SimulateSettings(Settings):
+    """A simulated month on the sample world: two policies, what would be logged, both analyses, and the truth beside them."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    control: VariantSettings = Field(description="what is live: its logs are what off-policy evaluation gets")
+    treatment: VariantSettings = Field(description="what might be better")
+    truth_users: FilePath = Field(description="truth_users.parquet of the sample world")
+    truth_items: FilePath = Field(description="truth_items.parquet of the sample world")
+    candidates: PositiveInt = Field(
+        default=40, description="so many of the most met items are what both choose from"
+    )
+    first: date = Field(description="first day of the month, UTC")
+    days: PositiveInt = Field(default=30, description="of the month")
+    treated: OpenShare = Field(default=0.5, description="share of the users who get the treatment")
+    visits: FiniteFloat = Field(
+        default=0.4,
+        gt=0.0,
+        le=0.5,
+        description="visits a day of the average user, one at most; users lie between none and twice as many",
+    )
+    liked_from: FiniteFloat = Field(
+        default=4.5, description="true utility at which half of the largest attraction is reached"
+    )
+    largest_attraction: OpenShare = Field(
+        default=0.5, description="probability of a click on what a user likes best, where it is looked at"
+    )
+    attention: Annotated[FiniteFloat, Field(ge=0.0)] = Field(
+        default=0.7, description="position p is looked at with probability p to the power of minus this"
+    )
+    truth_draws: PositiveInt = Field(
+        default=50, description="slates drawn for each user and policy to tell the truth by"
+    )
+
+
 class RangeSettings(Settings):
     """The values that a setting may take in tuning: choices, or everything from low to high."""
 
@@ -784,4 +867,425 @@ class SuiteSettings(Settings):
     )
     judge: Literal["test", "validation"] | None = Field(
         default=None, description="who is judged in all of them; none: as each config says"
+    )
+
+
+class ExposureSettings(SourceSettings):
+    """Who was exposed to which variant: one row per shown item, or any number of rows per user."""
+
+    experiment: str | None = Field(
+        default="experiment",
+        description="column of the experiment's name; none: the table holds one experiment",
+    )
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    variant: str = Field(default="variant", description="column of the variant that the user was assigned to")
+    exposed_at: str = Field(default="exposed_at", description="column of the time")
+    time_unit: TimeUnit = Field(
+        default="auto", description="of a number: since 1970, UTC; auto tells it by the size"
+    )
+
+
+class OutcomeSettings(SourceSettings):
+    """What users did: one row per event and metric."""
+
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    metric: str | None = Field(
+        default="metric",
+        description="column of the metric's name; none: all rows are of the metric called so",
+    )
+    called: str | None = Field(default=None, description="the metric of every row, where metric is none")
+    value: str | None = Field(default="value", description="column of the value; none: 1 each")
+    occurred_at: str = Field(default="occurred_at", description="column of the time")
+    time_unit: TimeUnit = Field(
+        default="auto", description="of a number: since 1970, UTC; auto tells it by the size"
+    )
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if (self.metric is None) == (self.called is None):
+            raise ValueError("expected either metric, a column, or metric: null and called, a name")
+        return self
+
+
+class MetricSettings(Settings):
+    """What is compared: rows are added up per user first, whatever they are rows of."""
+
+    name: str = Field(min_length=1, description="what it is called in the results")
+    outcome: str | None = Field(
+        default=None, description="metric of the outcomes that it is made of; none: that of its name"
+    )
+    kind: Literal["mean", "ratio", "quantile"] = Field(
+        default="mean",
+        description="mean of the users' numbers, their sum divided by that of per, or their quantile",
+    )
+    aggregate: Literal["sum", "count", "any"] = Field(
+        default="sum", description="a user's number: its values added up, its rows, or 1 where there is any"
+    )
+    per: str = Field(
+        default="exposures",
+        description="of a ratio: what it is divided by, a metric of the outcomes, or the rows of exposures",
+    )
+    quantile: OpenShare = Field(default=0.5, description="which quantile")
+    covariate: Literal["interactions", "value", "outcome"] | None = Field(
+        default=None,
+        description="what reduces the variance (CUPED), from before a user's first exposure: the number of interactions, their"
+        " values added up, or the outcome itself; none: nothing",
+    )
+    better: Literal["higher", "lower"] = Field(default="higher", description="which way is better")
+    guardrail: OpenShare | None = Field(
+        default=None,
+        description="makes it a guardrail: the share of control's mean by which it may be worse",
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind == "quantile" and self.covariate is not None:
+            raise ValueError(f"{self.name}: a quantile takes no covariate")
+        if self.kind != "ratio" and "per" in self.model_fields_set:
+            raise ValueError(f"{self.name}: per belongs to kind: ratio")
+        return self
+
+
+def _metric_alone(found: object) -> object:
+    """The short form: the name alone."""
+    return {"name": found} if isinstance(found, str) else found
+
+
+AnyMetric = Annotated[MetricSettings, BeforeValidator(_metric_alone)]
+
+
+class ReadingSettings(Settings):
+    """How experiments are read, before and after."""
+
+    level: OpenShare = Field(
+        default=0.95, description="of every interval; 1 - level is the risk of a false alarm"
+    )
+    power: OpenShare = Field(
+        default=0.8, description="probability with which a minimum detectable effect is seen"
+    )
+    planned_days: FiniteFloat = Field(
+        default=14.0,
+        gt=0.0,
+        description="days after which always-valid intervals are narrowest; to be set before the first look",
+    )
+
+
+class ExperimentSettings(ReadingSettings):
+    """The analysis of an experiment: did a variant do better than control?"""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "aa", "aa_draws"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    experiment: str | None = Field(
+        default=None, description="name of the experiment; none: the only one in the table of exposures"
+    )
+    exposures: ExposureSettings = Field(description="who was exposed to which variant, and when")
+    outcomes: OutcomeSettings = Field(description="what users did, and when")
+    interactions: InteractionSettings | None = Field(
+        default=None, description="what users did before: for the covariates of metrics"
+    )
+    users: FeatureSettings | None = Field(default=None, description="what is known about users: for segments")
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in a source above which the run stops"
+    )
+    metrics: tuple[AnyMetric, ...] = Field(
+        min_length=1, description="what is compared: names, or keys and values"
+    )
+    control: str = Field(description="the variant that the others are compared with")
+    shares: dict[str, Annotated[FiniteFloat, Field(gt=0.0)]] | None = Field(
+        default=None,
+        min_length=2,
+        description="variants and the shares of the users meant for them (any scale); none: equal, for all that are found",
+    )
+    crossed: Literal["exclude", "first"] = Field(
+        default="exclude",
+        description="users seen in several variants: left out, or kept with the variant that they saw first",
+    )
+    max_crossed_share: Share = Field(
+        default=0.01, description="share of such users above which the verdict is refused"
+    )
+    planned_end: date | None = Field(
+        default=None,
+        description="last day of the test, UTC; reached: intervals for one reading decide, and later rows do not count;"
+        " before, or none: always-valid intervals decide",
+    )
+    window: Duration | None = Field(
+        default=None,
+        description="outcomes of a user count for so long after its first exposure; none: to the end",
+    )
+    pre_period: Duration | None = Field(
+        default=None,
+        description="covariates look back so far from a user's first exposure; none: to the beginning",
+    )
+    correction: Literal["holm", "benjamini-hochberg", "none"] = Field(
+        default="holm", description="of the p-values over the metrics that are no guardrails"
+    )
+    segments: tuple[str, ...] = Field(
+        default=(), description="categorical features of the users that effects are broken down by"
+    )
+    segment_correction: Literal["holm", "benjamini-hochberg", "none"] = Field(
+        default="benjamini-hochberg", description="of the p-values over all segments and their metrics"
+    )
+    min_users: PositiveInt = Field(
+        default=100, description="in each variant, for a verdict and for the first look"
+    )
+    sample_ratio_alpha: OpenShare = Field(
+        default=0.001, description="the verdict is refused where the p-value of the sample ratio is smaller"
+    )
+    aa: bool = Field(
+        default=False,
+        description="instead of the analysis: split the same users at random, again and again, and count false alarms",
+    )
+    aa_draws: PositiveInt = Field(default=2000, description="random splits of it")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [metric.name for metric in self.metrics]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"metrics {', '.join(twice)} stand twice; expected a name of its own for each")
+        if all(metric.guardrail is not None for metric in self.metrics):
+            raise ValueError("all metrics are guardrails; expected one at least that is to be won")
+        before = [metric.name for metric in self.metrics if metric.covariate in ("interactions", "value")]
+        if before and (self.interactions is None or self.interactions.timestamp is None):
+            raise ValueError(
+                f"covariates of {', '.join(before)} are taken from interactions; expected interactions with a timestamp"
+            )
+        known = self.users.categorical if self.users is not None else ()
+        strange = [name for name in self.segments if name not in known]
+        if strange:
+            raise ValueError(f"segments {strange} are no users.categorical; found {list(known)}")
+        if self.shares and self.control not in self.shares:
+            raise ValueError(f"control {self.control!r} is none of shares; found {list(self.shares)}")
+        return self
+
+
+class StatedSettings(Settings):
+    """Figures of a metric that are known already."""
+
+    mean: FiniteFloat = Field(description="of the users")
+    standard_deviation: FiniteFloat = Field(gt=0.0, description="of the users")
+    users_a_day: FiniteFloat = Field(gt=0.0, description="who come for the first time on a day of the test")
+    covariate_correlation: FiniteFloat = Field(
+        default=0.0,
+        ge=-1.0,
+        le=1.0,
+        description="with what is known of users from before (CUPED); 0: nothing is",
+    )
+
+
+class PowerSettings(ReadingSettings):
+    """Before an experiment: how many users, for how long, to see a lift."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    metric: AnyMetric = Field(
+        default=MetricSettings(name="interactions"),
+        description="a mean or a ratio; without outcomes one of the interactions themselves, whatever it is called",
+    )
+    interactions: InteractionSettings | None = Field(
+        default=None, description="who comes when, and covariates; with its timestamp"
+    )
+    outcomes: OutcomeSettings | None = Field(
+        default=None, description="what users did; none: the interactions are what is counted"
+    )
+    stated: StatedSettings | None = Field(
+        default=None, description="figures that are known already, instead of tables"
+    )
+    days: tuple[PositiveInt, ...] = Field(
+        default=(7, 14, 21, 28),
+        min_length=1,
+        description="lengths of a test; each is measured on the last so many days of the interactions",
+    )
+    lifts: tuple[Annotated[FiniteFloat, Field(gt=0.0)], ...] = Field(
+        default=(0.01, 0.02, 0.05, 0.1), description="relative effects that users and days are wanted for"
+    )
+    treatment_share: OpenShare = Field(default=0.5, description="of the users, in the treatment")
+    pre_period: Duration | None = Field(
+        default=None,
+        description="covariates look back so far from a user's first visit; none: to the beginning",
+    )
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in a source above which the run stops"
+    )
+
+    @model_validator(mode="after")
+    def _tables_or_figures(self) -> Self:
+        if (self.stated is None) == (self.interactions is None):
+            raise ValueError("expected either interactions, to measure on, or stated figures")
+        if self.interactions is not None and self.interactions.timestamp is None:
+            raise ValueError("expected interactions.timestamp: a test is measured in days")
+        if self.stated is not None and self.outcomes is not None:
+            raise ValueError("outcomes are given beside stated figures; expected one of them")
+        if self.metric.kind == "quantile" or self.metric.guardrail is not None:
+            raise ValueError("metric: expected a mean or a ratio, and no guardrail")
+        return self
+
+
+class LogSettings(SourceSettings):
+    """The logged actions: what was shown, with which probability, and what came of it."""
+
+    item_id: str = Field(default="item_id", description="column of the item that was shown: the action")
+    reward: str = Field(default="reward", description="column of what came of it, e.g. 1 for a click")
+    propensity: str | None = Field(
+        default=None,
+        description="column of the probability with which it was chosen (in a slate: given those above it); none: not known",
+    )
+    propensities: Literal["logged", "estimated", "stated", "none"] | None = Field(
+        default=None,
+        description="where they come from; stated without a column: uniform over the actions; none: told by the column",
+    )
+    user_id: str | None = Field(
+        default=None, description="column that tells which rows are of one user; none: every row stands alone"
+    )
+    position: str | None = Field(
+        default=None, description="column of the position on the page or in the slate"
+    )
+    slate_id: str | None = Field(
+        default=None,
+        description="column that tells which rows were shown together; with position: slates are valued",
+    )
+    filling: Literal["without replacement", "independently"] = Field(
+        default="without replacement",
+        description="how positions of a slate are filled, in the logs and by the policy",
+    )
+
+    @property
+    def slates(self) -> bool:
+        """Whether slates are valued, rather than single actions."""
+        return self.slate_id is not None and self.position is not None and self.origin != "none"
+
+    context: tuple[str, ...] = Field(
+        default=(),
+        description="columns of the situation, for reward models and for policies that depend on it",
+    )
+    embedding: tuple[str, ...] = Field(
+        default=(), description="columns that say what the item is like, such as its category, for MIPS"
+    )
+
+    @property
+    def origin(self) -> Literal["logged", "estimated", "stated", "none"]:
+        """Where the propensities come from."""
+        return self.propensities or ("none" if self.propensity is None else "logged")
+
+    @model_validator(mode="after")
+    def _column_fits_origin(self) -> Self:
+        if self.propensity is None and self.origin in ("logged", "estimated"):
+            raise ValueError(
+                f"propensities are {self.origin}, but no column holds them; expected propensity beside it"
+            )
+        if self.propensity is not None and self.propensities == "none":
+            raise ValueError("propensities are none, and a column holds them; expected one or the other")
+        return self
+
+
+_POLICIES = "uniform, table, scores or logged"
+
+
+class UniformPolicySettings(Settings):
+    """Every action of a position alike."""
+
+    kind: Literal["uniform"] = Field(description=_POLICIES)
+
+
+class TablePolicySettings(SourceSettings):
+    """A policy whose probabilities are written down."""
+
+    kind: Literal["table"] = Field(description=_POLICIES)
+    keys: tuple[str, ...] = Field(
+        default=(), description="columns that tell situations apart: user_id, position, or of the context"
+    )
+    item_id: str = Field(default="item_id", description="column of the item")
+    probability: str = Field(default="probability", description="column of its probability in that situation")
+
+
+class ScoresPolicySettings(SourceSettings):
+    """What a run published for each user, drawn from by a softmax over the scores."""
+
+    kind: Literal["scores"] = Field(description=_POLICIES)
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    item_id: str = Field(default="item_id", description="column of the item's id")
+    score: str = Field(default="score", description="column of the score")
+    temperature: FiniteFloat = Field(
+        default=1.0, gt=0.0, description="in units of the scores; the smaller, the closer to the best alone"
+    )
+
+
+class LoggedPolicySettings(SourceSettings):
+    """What another behaviour did: the shares of the actions in its own logs."""
+
+    kind: Literal["logged"] = Field(description=_POLICIES)
+    keys: tuple[str, ...] = Field(
+        default=(), description="columns that tell situations apart: position, or of the context"
+    )
+    item_id: str = Field(default="item_id", description="column of the item that was shown")
+
+
+PolicySettings = Annotated[
+    UniformPolicySettings | TablePolicySettings | ScoresPolicySettings | LoggedPolicySettings,
+    Discriminator("kind"),
+]
+
+
+class RewardModelSettings(Settings):
+    """The model of the reward behind DM and DR, cross-fitted by user."""
+
+    kind: Literal["logistic", "boosting", "none"] = Field(
+        default="logistic",
+        description="linear on indicators, gradient boosted trees, or no model and no DM and DR",
+    )
+    folds: int = Field(
+        default=5, ge=2, description="parts of the users; each is judged by a fit on the others"
+    )
+
+
+class AnalysisSettings(Settings):
+    """One of several analyses of the same source."""
+
+    where: str | None = Field(default=None, description="SQL condition on the logs, beside logs.where")
+    target: PolicySettings | None = Field(
+        default=None, description="the policy that is valued; none: that of the story"
+    )
+    against: PolicySettings | None = Field(
+        default=None, description="another that it is compared with on the same logs; none: that of the story"
+    )
+
+
+class OffPolicySettings(Settings):
+    """Off-policy evaluation: what a policy would have earned, from the logged actions of another."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "name"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    name: str = Field(default="off-policy evaluation", description="what its report is headed with")
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    logs: LogSettings = Field(description="the logged actions")
+    actions: IdTableSettings | None = Field(
+        default=None,
+        description="table of all items that could be shown; none: those that occur at a position",
+    )
+    target: PolicySettings = Field(
+        default=UniformPolicySettings(kind="uniform"), description="the policy that is valued"
+    )
+    against: PolicySettings | None = Field(
+        default=None, description="another policy that the target is compared with on the same logs"
+    )
+    analyses: dict[str, AnalysisSettings] = Field(
+        default={}, description="name and settings of each, where there are several; none: one, of all rows"
+    )
+    estimators: tuple[str, ...] = Field(
+        default=(), description="names of those wanted; none: all that can be computed"
+    )
+    reward_model: RewardModelSettings = Field(
+        default=RewardModelSettings(), description="the model behind DM and DR"
+    )
+    interval: Literal["normal", "percentile", "studentized", "likelihood", "bernstein", "sequence"] = Field(
+        default="studentized", description="method; the default by measured coverage, see off-policy.md"
+    )
+    level: OpenShare = Field(default=0.95, description="of every interval")
+    bootstrap_draws: int = Field(default=1000, ge=100, description="resamples of the users")
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in the logs above which the run stops"
     )

@@ -26,6 +26,7 @@ STATUSES: Mapping[int, str] = {
     2: "config error",
     3: "data error",
     4: "refused",
+    74: "disk error",
     75: "already running",
     99: "nothing to do",
     130: "interrupted",
@@ -50,7 +51,11 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": Verb("pipelines.evaluate", "evaluate", "EvaluateSettings", "judge learners and baselines at every shot count"),
     "tune": Verb("pipelines.tune", "tune", "TuneSettings", "choose settings on validation users, as many trials for each"),
     "nights": Verb("pipelines.nights", "nights", "NightsSettings", "nights in a row: warm starts beside training anew and never"),
+    "simulate": Verb("pipelines.simulated_month", "simulate", "SimulateSettings", "a month of two policies whose truth is known"),
+    "ab": Verb("pipelines.experiment_analysis", "experiment", "ExperimentSettings", "an experiment: did a variant do better?"),
+    "power": Verb("pipelines.experiment_power", "power", "PowerSettings", "before an experiment: users and days for a lift"),
     "suite": Verb("pipelines.suite", "suite", "SuiteSettings", "run several evaluations, and rank learners over all of them"),
+    "ope": Verb("pipelines.ab_analysis", "ope", "OffPolicySettings", "value a policy from the logged actions of another"),
 }  # fmt: skip
 
 _EXIT_CODES = "exit codes: 0 done" + "".join(f", {code} {status}" for code, status in STATUSES.items())
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         code = _exit_code(error)
         reason = printable(str(error) or type(error).__name__)
-        if code == 1 and not _of_the_machine(error):
+        if code == 1 and not _without_memory(error):
             traceback.print_exc()
         else:
             print(reason, file=sys.stderr)
@@ -87,7 +92,10 @@ def _story(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
         from pipelines import settings
         from pipelines.loading import as_yaml, load
 
-    loaded = load(getattr(settings, verb.settings), args.config, _overrides(rest), os.environ)
+    overrides = _overrides(rest)
+    if getattr(args, "aa", None) is not None:
+        overrides.append(("aa", args.aa))
+    loaded = load(getattr(settings, verb.settings), args.config, overrides, os.environ)
     if args.print_config:
         print(as_yaml(loaded.settings, comments=args.print_config == "comments"), end="")
         return 0
@@ -240,6 +248,8 @@ def _parser() -> argparse.ArgumentParser:
             choices=("plain", "comments"),
             help="print the settings as they would be used, and stop; with comments: each under its description",
         )
+        if name == "ab":  # the one setting that is said without a value
+            command.add_argument("--aa", nargs="?", const="true", metavar="true", help=argparse.SUPPRESS)
     runs = _own(verbs, "runs", "list the published runs of a workspace")
     runs.add_argument("--json", action="store_true", help="print the list as JSON")
     rollback = _own(
@@ -332,23 +342,24 @@ def _logging(*, quiet: bool) -> Iterator[None]:
 
 
 def _exit_code(error: BaseException) -> int:
-    """The code that the error itself carries; ingest's says only that the data cannot be used."""
-    ingest = sys.modules.get("recsys_meta.ingest")
+    """The code that the error itself carries; ingest's says only that the data cannot be used, and the machine's nothing."""
+    ingest, duckdb = (sys.modules.get(name) for name in ("recsys_meta.ingest", "duckdb"))
     if ingest is not None and isinstance(error, ingest.InputError):
         return 3
+    if isinstance(error, OSError) or (duckdb is not None and isinstance(error, duckdb.IOException)):
+        return 74
+    # A checkpoint that the disk refuses is fatal to DuckDB.
+    if duckdb is not None and isinstance(error, duckdb.FatalException) and "Could not write" in str(error):
+        return 74
     return int(getattr(error, "exit_code", 1))
 
 
-def _of_the_machine(error: BaseException) -> bool:
-    """Whether the machine refused (a full disk, no rights, no memory): the message says all, a traceback nothing more."""
-    if isinstance(error, OSError | MemoryError):
-        return True
+def _without_memory(error: BaseException) -> bool:
+    """Whether memory is what was missing: the message says all, a traceback nothing more."""
     duckdb = sys.modules.get("duckdb")
-    # A checkpoint that the disk refuses is fatal to DuckDB.
-    refusals = (
-        () if duckdb is None else (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
-    )
-    if isinstance(error, refusals):
+    if isinstance(error, MemoryError) or (
+        duckdb is not None and isinstance(error, duckdb.OutOfMemoryException)
+    ):
         return True
     if "torch" not in sys.modules:
         return False

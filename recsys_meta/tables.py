@@ -39,9 +39,9 @@ SCORES: Mapping[str, type[pl.DataType] | pl.DataType] = {
     "run_id": pl.String,
     USER_ID: ID,
     ITEM_ID: ID,
-    "rank": pl.Int32,  # 1 is the best
+    "rank": pl.Int32,  # 1 is the top of the list
     "score": pl.Float32,  # finite, in the units of the learner's loss
-    "propensity": pl.Float64,  # probability that the item was shown at this rank; 1.0 under the deterministic policy
+    "propensity": pl.Float64,  # of the item at this rank given those above it, exact; 1.0 under the deterministic policy
     "source": pl.String,  # one of SOURCES
     "n_support": pl.Int32,  # examples the user was adapted on
     "model_version": pl.String,
@@ -80,4 +80,25 @@ JUDGEMENTS: Mapping[str, type[pl.DataType] | pl.DataType] = {
     "shot": pl.String,  # "0", "1", ..., "all"
     "metric": pl.String,  # e.g. "mae", "ndcg@10"
     "value": pl.Float64,
+}
+
+# Who was shown what in an experiment: one row per shown item, or per user and moment where the last four columns are absent.
+EXPOSURES: Mapping[str, type[pl.DataType] | pl.DataType] = {
+    "experiment": pl.String,
+    USER_ID: ID,
+    "variant": pl.String,  # what the user was assigned to
+    "exposed_at": INSTANT,
+    "run_id": pl.String,  # of the night whose scores were shown; this and what follows may be absent
+    ITEM_ID: ID,
+    "position": pl.Int32,  # 1 is the top of the slate, as the rank of the scores
+    "propensity": pl.Float64,  # probability that the item was shown at this position
+}
+
+# What users did, whatever the experiment: one row per event and metric.
+OUTCOMES: Mapping[str, type[pl.DataType] | pl.DataType] = {
+    USER_ID: ID,
+    ITEM_ID: ID,  # may be absent, and null where the event is about no item
+    "metric": pl.String,  # e.g. "click", "minutes"
+    "value": pl.Float64,  # 1.0 for an event that only counts
+    "occurred_at": INSTANT,
 }

@@ -133,11 +133,18 @@ class EpisodeBatch(NamedTuple):
     query: Examples
     users: Features  # T rows
     catalogue: Catalogue
+    counted: Tensor | None = (
+        None  # [T] int64: rows of the histories that statistics were read off; None: not among them
+    )
 
     def to(self, device: torch.device | str) -> "EpisodeBatch":
         """The same episodes on another device."""
         return EpisodeBatch(
-            self.support.to(device), self.query.to(device), self.users.to(device), self.catalogue.to(device)
+            self.support.to(device),
+            self.query.to(device),
+            self.users.to(device),
+            self.catalogue.to(device),
+            None if self.counted is None else self.counted.to(device),
         )
 
 

@@ -1,5 +1,6 @@
 """The command line: what it prints where, and the code it ends with."""
 
+import errno
 import json
 import logging
 import subprocess
@@ -115,6 +116,8 @@ def test_logs_go_to_stderr(config, monkeypatch, capsys):
 
 
 def the_endings():
+    import duckdb
+
     from recsys_meta.ingest import InputError
     from recsys_meta.store import AlreadyRunning, Damaged, PublishRefused
 
@@ -124,6 +127,8 @@ def the_endings():
         (PublishRefused("r", {"rows": 1}), 4, "refused"),
         (AlreadyRunning("pid 1 holds the lock"), 75, "already running"),
         (NothingToDo("no interactions"), 99, "nothing to do"),
+        (OSError(errno.ENOSPC, "No space left on device", "scores.duckdb"), 74, "disk error"),
+        (duckdb.IOException("Could not write file: File too large"), 74, "disk error"),
         (RuntimeError("surprise"), 1, "failed"),
     ]
 

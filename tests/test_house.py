@@ -154,22 +154,45 @@ def test_every_night_that_the_documents_show_is_a_config(repository, tmp_path):
 def test_every_config_that_ships_is_a_config(repository):
     from pipelines.construction import check_classes
     from pipelines.loading import load
-    from pipelines.settings import EvaluateSettings, NightSettings, NightsSettings, SuiteSettings
+    from pipelines.settings import (
+        EvaluateSettings,
+        ExperimentSettings,
+        NightSettings,
+        NightsSettings,
+        OffPolicySettings,
+        PowerSettings,
+        SimulateSettings,
+        SuiteSettings,
+    )
 
     configs = sorted((repository / "configs").glob("*.yaml"))
     assert repository / "configs" / "nightly.yaml" in configs
     for config in configs:
+        if config.stem in ("ab_open_bandit", "ab_coat"):
+            logs = load(OffPolicySettings, [config]).settings.logs.path
+            assert logs.is_relative_to(repository / "data") or "datasets" in logs.parts
+            continue
         if config.name.startswith("suite"):
             assert {entry.config for entry in load(SuiteSettings, [config]).settings.evaluations} <= set(
                 configs
             )
+            continue
+        if config.name.startswith("simulate"):
+            month = load(SimulateSettings, [config]).settings
+            assert {month.control.config, month.treatment.config} <= set(configs)
             continue
         if config.name.startswith("family"):  # given after the evaluation that its name ends on
             evaluation = config.with_name(config.name.replace("family", "evaluate-ml1m"))
             loaded = load(EvaluateSettings, [evaluation, config])
             assert evaluation.name in config.read_text()
         else:
-            kinds = {"evaluate": EvaluateSettings, "nightly": NightSettings, "nights": NightsSettings}
+            kinds = {
+                "evaluate": EvaluateSettings,
+                "nightly": NightSettings,
+                "nights": NightsSettings,
+                "ab_experiment": ExperimentSettings,
+                "ab_power": PowerSettings,
+            }
             loaded = load(kinds[config.stem.partition("-")[0]], [config])
         check_classes(loaded)
         data = loaded.settings.interactions.path
@@ -209,7 +232,12 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def test_what_is_imported_is_what_is_declared(project, repository):
-    distributions = {"yaml": "pyyaml", "sklearn": "scikit-learn", "vl_convert": "vl-convert-python"}
+    distributions = {
+        "yaml": "pyyaml",
+        "sklearn": "scikit-learn",
+        "tea_tasting": "tea-tasting",
+        "vl_convert": "vl-convert-python",
+    }
     imported = set()
     for package in PACKAGES:
         for file in (repository / package).rglob("*.py"):

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 import polars as pl
+import torch
 from torch import Tensor
 
 from recsys_meta.adaptation.recommend import REASONS, Recommended
@@ -40,6 +41,9 @@ def to_frames(
     n_support = _series(recommended.n_support).cast(pl.Int32)
 
     present = recommended.items >= 0  # [T, k]
+    propensity = recommended.propensity
+    if propensity is None:  # the policy is deterministic
+        propensity = torch.ones_like(recommended.scores, dtype=torch.float64)
     owner, place = (_series(index) for index in present.nonzero(as_tuple=True))
     scores = pl.DataFrame(
         {
@@ -47,12 +51,12 @@ def to_frames(
             ITEM_ID: item_ids.gather(_series(recommended.items[present])),
             "rank": (place + 1).cast(pl.Int32),
             "score": _series(recommended.scores[present]),
+            "propensity": _series(propensity[present]),
             "source": source.gather(owner),
             "n_support": n_support.gather(owner),
         }
     ).with_columns(
         pl.lit(run_id).alias("run_id"),
-        pl.lit(1.0, dtype=pl.Float64).alias("propensity"),  # the policy is deterministic
         pl.lit(model_version).alias("model_version"),
         pl.lit(generated_at).dt.convert_time_zone("UTC").cast(INSTANT).alias("generated_at"),
     )

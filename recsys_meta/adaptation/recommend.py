@@ -62,6 +62,7 @@ class Recommended(NamedTuple):
     )
     reason: Tensor  # [T] int8: index into REASONS
     vectors: Tensor | None  # [T, P] float32, if asked for; NaN for a user served popularity
+    propensity: Tensor | None = None  # [T, k] float64, of items drawn at random; None: the best, for certain
 
 
 @torch.no_grad()  # torch.func.grad, which inner loops use, works under it

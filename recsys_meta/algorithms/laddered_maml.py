@@ -1,15 +1,20 @@
-"""MAML that starts from the strongest simple recommenders instead of from nothing: item-item cosines stand in its score.
+"""MAML that starts from the strongest simple recommenders instead of from nothing: cosines and iALS stand in its score.
 
 C. Finn, P. Abbeel, S. Levine: Model-Agnostic Meta-Learning, ICML 2017, as in ``maml``; M. Deshpande, G. Karypis: Item-based top-N
-recommendation algorithms, ACM TOIS 22(1), 2004, for the cosines.
+recommendation algorithms, ACM TOIS 22(1), 2004, for the cosines; ``models.implicit_factors`` for iALS.
 
     score(u, i | S) = w_0(n) bias_i + phi_u . v_i                              MAML: phi_u after K gradient steps on S
                     + w_1(n) c_i(S) + w_2(n) log(1 + kappa c_i(S))             c_i(S): cosines of i with the n items of S
+                    + w_3(n) p(S) . q_i                                        q: iALS, p(S): S folded in
 
-bias_i holds a learned multiple of log popularity, and w_0, w_1, w_2 are curves over the number of shots n, so that popularity,
-ItemKNN and their blend are points of the space that is searched; the logarithm is what sparse data ask for, where any meeting at
-all says much and a second one little. All is learned end to end from the query loss, with a training user's own contribution
-taken out of the cosines (see ``models.cooccurrence``): without that they look too good, and their weights grow too large.
+bias_i holds a learned multiple of log popularity, and w_0 .. w_3 are curves over the number of shots n, so that popularity,
+ItemKNN, iALS and their blends are points of the space that is searched; the logarithm is what sparse data ask for, where any
+meeting at all says much and a second one little. All is learned end to end from the query loss, with a training user's own
+contribution taken out of the cosines (see ``models.cooccurrence``), and factors that others shaped (see
+``models.implicit_factors``): without that both look too good, and their weights grow too large.
+
+Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
+by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
 
 The query loss weighs users as NDCG@10 does, |Q| / ideal DCG(min(|Q|, 10)): a mean over each query set alone would have users with
 few examples say what is popular.
@@ -17,6 +22,7 @@ few examples say what is popular.
 Differs from MAML in nothing else: the inner loop descends the support loss of MAML's own part.
 """
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
@@ -26,30 +32,38 @@ from recsys_meta.algorithms.base import TaskState
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
+from recsys_meta.models.implicit_factors import ImplicitFactors
 from recsys_meta.models.losses import RATING_LOSSES, LossName
 from recsys_meta.models.shot_curve import ShotCurve
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
+_FACTOR_SCALE = 10.0  # p . q is a chance, mostly small; what its curve stands for is an addition to a logit
+_DEPARTURES = (0.0, 0.5, 1.0)  # shares that are tried; the first is the one to beat
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
 
 class LadderedMAML(MAML):
-    """MAML plus item-item cosines, for losses that rank.
+    """MAML plus item-item cosines and iALS, for losses that rank.
 
     Args:
         sizes: features of users and items to provide for.
         loss: one that ranks; see ``models.losses``.
         neighbours, largest: of ``Cooccurrence``.
+        factors: of ``ImplicitFactors``.
         prior_decay: weight decay of item biases and of what is known of users: what is not said again and again falls back
             to popularity.
         vector_decay: weight decay of the item vectors.
-        item_ids: as of ``MAML``; without ids there are no cosines either.
+        item_ids: as of ``MAML``; without ids there are no cosines and no factors either.
         settings: of ``MAML``.
 
     Raises:
         ValueError: the loss predicts ratings.
     """
+
+    departure: (
+        Tensor  # []: the share of what was learned that stands beside popularity where there is no history
+    )
 
     contract_settings = (
         {"loss": "softmax", "dim": 8},
@@ -67,6 +81,7 @@ class LadderedMAML(MAML):
         num_steps: int = 4,
         largest: int = 6000,
         neighbours: int = 300,
+        factors: int = 64,
         prior_decay: float = 5.0,
         vector_decay: float = 1.0,
         item_ids: bool = True,
@@ -82,37 +97,63 @@ class LadderedMAML(MAML):
         self.prior_decay = prior_decay
         self.vector_decay = vector_decay
         self.cooccurrence = Cooccurrence(self.vocabulary, largest=largest, neighbours=neighbours)
+        self.implicit = ImplicitFactors(self.vocabulary, factors=factors)
         self.bias_curve = ShotCurve(1.0)
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
+        self.factor_curve = ShotCurve(0.0)
+        self.register_buffer("departure", torch.ones(()))
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
         if self.vocabulary == 1:
             self.log_kappa.requires_grad_(False)
-            for curve in (self.bias_curve, self.linear_curve, self.log_curve):
+            for curve in (self.bias_curve, self.linear_curve, self.log_curve, self.factor_curve):
                 curve.requires_grad_(False)
         if isinstance(self.head, LinearHead):  # noise would only hide what the ladder knows
             for weight in self.head.parameters():
                 nn.init.zeros_(weight)
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
-        """Counts who was chosen together with whom."""
+        """Counts who was chosen together with whom, and factorizes it."""
         super().fit_statistics(histories, catalogue)
-        self.refit_statistics(histories, catalogue)
+        self._fit_ladder(histories, catalogue, cross=True)
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
-        """The same counts, of more users."""
+        """The same, of more users."""
+        self._fit_ladder(histories, catalogue, cross=False)
+
+    def _fit_ladder(self, histories: Histories, catalogue: Catalogue, *, cross: bool) -> None:
         # Counts of all time would tell what the moments of training could not know, where items rise and fall within hours.
         if self.vocabulary > 1:
             self.cooccurrence.fit(histories, catalogue)
+            self.implicit.fit(histories, catalogue, cross=cross)
+
+    def settle(self, gains: Callable[[], Tensor]) -> None:
+        """The share of the prior that is kept beside popularity: the one with the largest gain beyond its standard error."""
+        worth, popular = [], None
+        for share in _DEPARTURES:
+            self.departure.fill_(share)
+            found = gains()
+            popular = found if popular is None else popular
+            gained = found - popular
+            worth.append(gained.mean() - gained.std(correction=0) / len(gained) ** 0.5)
+        self.departure.fill_(_DEPARTURES[int(torch.stack(worth).argmax())])
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
-        codes = super().encode(catalogue)
+        codes = super().encode(catalogue)._replace(log_popularity=catalogue.log_popularity)
         return codes if self.vocabulary > 1 else codes._replace(ids=torch.zeros_like(codes.ids))
 
-    def ladder(self, support: Examples, items: ItemCodes, own: Tensor | None = None) -> TaskState:
-        """{"affinity": [T, ids], what the cosines add to the score of every item of the vocabulary; "trust": [T, 1],
-        how many times its bias is added once more}.
+    def ladder(
+        self,
+        support: Examples,
+        items: ItemCodes,
+        own: Tensor | None = None,
+        counted: Tensor | None = None,
+    ) -> TaskState:
+        """{"affinity": [T, ids], what cosines and factors add to the score of every item of the vocabulary; "trust": [T, 1],
+        how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity}.
+
+        own: of ``Cooccurrence.cosines``; counted: of ``ImplicitFactors.scores``.
         """
         ids = items.ids[support.items]
         liked = support.mask & (support.targets > 0) & (ids > 0)
@@ -120,9 +161,12 @@ class LadderedMAML(MAML):
         shots = liked.sum(1)
         linear, log = self.linear_curve(shots).unsqueeze(1), self.log_curve(shots).unsqueeze(1)
         affinity = linear * cosines + log * torch.log1p(self.log_kappa.exp() * cosines)
+        trusted = _FACTOR_SCALE * self.factor_curve(shots).unsqueeze(1)
+        affinity = affinity + trusted * self.implicit.scores(ids, liked, counted)
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
-        return {"affinity": affinity, "trust": trust.unsqueeze(1)}
+        learned = torch.where(shots > 0, 1.0, self.departure)
+        return {"affinity": affinity, "trust": trust.unsqueeze(1), "learned": learned.unsqueeze(1)}
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """The head's weights after K steps, and what ``ladder`` gives."""
@@ -141,16 +185,21 @@ class LadderedMAML(MAML):
             own = own.scatter_reduce(1, items.ids[examples.items], chosen, "amax")
         own[:, 0] = 0
         state = super().adapt(episodes.support, episodes.users, items) | self.ladder(
-            episodes.support, items, own
+            episodes.support, items, own, episodes.counted
         )
         return self.task_loss(state, episodes.query, items, episodes.support).mean()
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""
-        scores, affinity = super().predict(state, items, index), state["affinity"]
+        assert items.log_popularity is not None
+        scores, affinity, learned = super().predict(state, items, index), state["affinity"], state["learned"]
         if index is None:
-            return scores + affinity[:, items.ids] + state["trust"] * items.bias
-        return scores + affinity.gather(1, items.ids[index]) + state["trust"] * items.bias[index]
+            scores = scores + affinity[:, items.ids] + state["trust"] * items.bias
+            popularity = items.log_popularity
+        else:
+            scores = scores + affinity.gather(1, items.ids[index]) + state["trust"] * items.bias[index]
+            popularity = items.log_popularity[index]
+        return torch.lerp(popularity.expand_as(scores), scores, learned)
 
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
@@ -167,7 +216,7 @@ class LadderedMAML(MAML):
         return self.predict(state, items)
 
     def user_vectors(self, state: TaskState) -> Tensor:
-        """[T, P]: the head's weights; what the cosines add is as long as the vocabulary, and follows from the support set."""
+        """[T, P]: the head's weights; what the ladder adds is as long as the vocabulary, and follows from the support set."""
         return super().user_vectors({name: value for name, value in state.items() if name != "affinity"})
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
@@ -186,7 +235,7 @@ class LadderedMAML(MAML):
 
 def _group_of(name: str) -> str:
     """Which of the groups a parameter belongs to."""
-    if name.split(".")[0] in ("bias_curve", "linear_curve", "log_curve", "log_kappa"):
+    if name.split(".")[0] in ("bias_curve", "linear_curve", "log_curve", "factor_curve", "log_kappa"):
         return "curves"
     if ".numbers." in name or ".vectors." in name:  # few weights, of which every example speaks
         return "others"

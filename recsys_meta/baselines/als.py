@@ -12,8 +12,9 @@ Ridge, rounds and factors are those that give the row of evaluation.md on MeLU's
 import torch
 from torch import Tensor
 
-from recsys_meta.baselines.fold_in import FoldIn, diagonal, ridge_by_group, with_constant
+from recsys_meta.baselines.fold_in import FoldIn, diagonal, with_constant
 from recsys_meta.baselines.item_mean import shrunk_means
+from recsys_meta.models.ridge_solutions import ridge_by_group
 from recsys_meta.tensors import Catalogue, Histories, Sizes
 
 

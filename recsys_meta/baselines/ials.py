@@ -1,23 +1,21 @@
 """iALS: a factorization of who chose what, every item not chosen counting a little against it; a new user is folded in.
 
 Y. Hu, Y. Koren, C. Volinsky: Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008; the form of S. Rendle et al.:
-Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 2022.
+Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 2022. The equations stand at
+``models.implicit_factors``.
 
-    argmin of sum over chosen (u, i) confidence (1 - p_u . q_i)^2 + sum over all (u, i) (p_u . q_i)^2 + ridge (|p|^2 + |q|^2)
-    p_u = (Q^T Q + confidence sum over chosen q_i q_i^T + ridge I)^-1  confidence sum over chosen q_i,   score(u, i) = p_u . q_i
-
-and the same for q_i. A new user is solved as one more p_u. Ratings count as events, whatever their value above 0. The defaults
-are those that give the row of evaluation.md on MovieLens-1M.
+Ratings count as events, whatever their value above 0. The defaults are those that give the row of evaluation.md on MovieLens-1M.
 """
 
 import torch
 from torch import Tensor
 
 from recsys_meta.algorithms.base import TaskState
-from recsys_meta.baselines.fold_in import ridge_by_group, ridge_solution
 from recsys_meta.baselines.item_item import TIE_BREAK
 from recsys_meta.baselines.popularity import Popularity
+from recsys_meta.models.implicit_factors import implicit_factors, precision_of
 from recsys_meta.models.incidence import incidence
+from recsys_meta.models.ridge_solutions import ridge_solution
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, ItemCodes, Sizes
 
 
@@ -64,21 +62,16 @@ class IALS(Popularity):
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Alternates; nothing is learned of the unknown item."""
         vocabulary, columns = self.factor.shape
-        owners, ids = incidence(histories, catalogue, vocabulary).indices()
-        start = torch.randn(self.factor.shape, generator=torch.Generator().manual_seed(self.seed))
-        factor, chosen = 0.1 * columns**-0.5 * start, torch.ones(len(ids))
-        factor[0] = 0
-        for _ in range(self.rounds):
-            of_users = ridge_by_group(
-                owners, len(histories.offsets) - 1, factor, ids, chosen, self.precision_of(factor)
-            )
-            factor = ridge_by_group(ids, vocabulary, of_users, owners, chosen, self.precision_of(of_users))
+        factor = implicit_factors(
+            incidence(histories, catalogue, vocabulary),
+            columns,
+            confidence=self.confidence,
+            ridge=self.ridge,
+            rounds=self.rounds,
+            seed=self.seed,
+        )
         self.factor.copy_(factor)
-        self.precision.copy_(self.precision_of(factor))
-
-    def precision_of(self, factor: Tensor) -> Tensor:
-        """What all the pairs not chosen say, and the ridge, in units of a choice, [F, F]. factor: [N, F]."""
-        return (factor.T @ factor + self.ridge * torch.eye(factor.shape[1])) / self.confidence
+        self.precision.copy_(precision_of(factor, confidence=self.confidence, ridge=self.ridge))
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """vectors [I, F]: q. The bias breaks ties by popularity, which without history is the prior."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recsys_meta.episodes.hashing import hashed, mixed, uniform
+from recsys_meta.hashing import hashed, mixed, uniform
 from recsys_meta.tensors import Catalogue, Examples, Histories, Ragged
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from recsys_meta.episodes.hashing import hashed, mixed, uniform
+from recsys_meta.hashing import hashed, mixed, uniform
 
 _SPARSE = 4  # places of a table of integer ids for each id that is asked for or in it, at most
 _LARGEST = 2**63 - 1  # of Int64

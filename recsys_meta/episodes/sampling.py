@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 
 from recsys_meta.episodes.catalogue import CatalogueClock
 from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
-from recsys_meta.episodes.hashing import generator, hashed
 from recsys_meta.episodes.histories import is_first, select
+from recsys_meta.hashing import generator, hashed
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Ragged
 
 # Tasks are sorted by length within so many batches: little padding is left, and company stays random.
@@ -34,6 +34,7 @@ class RandomSplits:
         support alone, for a night knows no more; those of the query set avoid all that the user consumed.
     bucket: tasks of similar length stand in one batch, which saves padding.
     keys: [U] int64 keys of the users, by which negatives are drawn; rows where not given.
+    counted: [U] int64, for ``EpisodeBatch.counted``; None: the users are not among those that statistics were read off.
 
     An item that a user met several times counts once, at the first time: support and query share none.
     Users with fewer than ``min_query`` items are left out; ``left_out`` says how many.
@@ -57,6 +58,7 @@ class RandomSplits:
         tempering: float = 0.75,
         bucket: bool = True,
         keys: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> None:
         _check(shots, query_size, max_support, batch_size)
         if min_query < 1:
@@ -80,6 +82,7 @@ class RandomSplits:
         self._sampler = Negatives(catalogue, tempering=tempering, seed=seed)
         self._bucket = bucket
         self._keys = torch.arange(len(histories.lengths)) if keys is None else keys
+        self._counted = counted
         self._rows = (self._histories.lengths >= min_query).nonzero().squeeze(1)
         self.left_out = len(histories.lengths) - len(self._rows)
 
@@ -104,7 +107,7 @@ class RandomSplits:
             catalogue = self._catalogue
             if not self._whole_catalogue:
                 support, query, catalogue = unique_items(support, query, catalogue)
-            yield EpisodeBatch(support, query, self._users.take(rows), catalogue)
+            yield EpisodeBatch(support, query, self._users.take(rows), catalogue, _some(self._counted, rows))
 
     def _shuffled_within_users(self, chance: torch.Generator) -> Tensor:
         """The interactions, users in place, each user's own in a random order, [M] int64."""
@@ -160,7 +163,7 @@ class MomentSplits:
         is which. Otherwise the mentioned items alone. No batch carries an item that nobody had seen.
     negatives: sampled negatives per positive, tempered by popularity before the moment. Those of the support
         set avoid what the user met before the moment, those of the query set the query as well.
-    bucket, keys: as in RandomSplits.
+    bucket, keys, counted: as in RandomSplits.
     """
 
     def __init__(
@@ -184,6 +187,7 @@ class MomentSplits:
         tempering: float = 0.75,
         bucket: bool = True,
         keys: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> None:
         _check(shots, query_size, max_support, batch_size)
         if len(histories.items) and not histories.timed:
@@ -210,6 +214,7 @@ class MomentSplits:
         self._tempering = tempering
         self._bucket = bucket
         self._keys = torch.arange(len(histories.lengths)) if keys is None else keys
+        self._counted = counted
         self._owners = histories.owners()
         self._first = is_first(histories)
         # As in CatalogueClock: (user, rank in time) as one ascending key, since histories are oldest first.
@@ -257,7 +262,7 @@ class MomentSplits:
                 query = sampler.append(query, keys, consumed, self._negatives, stream=2 * number + 1)
             keep = catalogue.eligible if self._whole_catalogue else None
             support, query, mentioned = unique_items(support, query, catalogue, keep=keep)
-            yield EpisodeBatch(support, query, self._users.take(rows), mentioned)
+            yield EpisodeBatch(support, query, self._users.take(rows), mentioned, _some(self._counted, rows))
 
     def _tasks(self, moment: int) -> "_Tasks":
         """Who has a query set at the moment, which one, and where the history before it ends."""
@@ -333,6 +338,11 @@ def fixed_splits(
         else:
             given, asked, mentioned = unique_items(given, asked, catalogue)
             yield EpisodeBatch(given, asked, users.take(rows), mentioned)
+
+
+def _some(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    """These rows, where there is anything."""
+    return None if values is None else values[rows]
 
 
 def _check(

@@ -135,6 +135,24 @@ def check_shuffled_labels(
             )
 
 
+def beyond_strangers(
+    own: pl.DataFrame, strangers: pl.DataFrame, prior_strangers: pl.DataFrame
+) -> pl.DataFrame:
+    """``own``, less what these answers gain over the prior on the queries of other tasks: that much is no knowledge of the user.
+
+    A number of shots alone tells something, since who has done much is asked for other things than who has done little; and
+    labels of others tell what everybody likes by now. Both serve a stranger as well, a leak does not.
+    own, strangers: judgements on the own query and on that of another task; prior_strangers: on the latter, unadapted.
+    """
+    key = ["learner", "metric", "shot", USER_ID, "draw"]
+    return (
+        own.join(strangers, on=key, suffix="_stranger", maintain_order="left")
+        .join(prior_strangers, on=key, suffix="_prior", maintain_order="left")
+        .with_columns(value=pl.col("value") - pl.col("value_stranger") + pl.col("value_prior"))
+        .select(own.columns)
+    )
+
+
 def _best(priors: pl.DataFrame) -> pl.DataFrame:
     """The judgements of the learner that is best, for each metric and shot."""
     better = pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-pl.col("mean")).otherwise(pl.col("mean"))

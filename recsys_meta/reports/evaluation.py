@@ -1,19 +1,15 @@
 """One evaluation as one self-contained HTML page: curves over shots, differences, groups, the harmed, the costs."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from html import escape
-from importlib import resources
-from string import Template
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
 import polars as pl
-import vl_convert
 
 from recsys_meta.evaluation.breakdown import ON_ITEMS
 from recsys_meta.evaluation.intervals import LOWER_IS_BETTER, SUPPORT_LOSSES, shot_order
+from recsys_meta.reports.page import figure, html_page, section, table
 
 DEFAULT, BEST, OTHER = "#1f5fa8", "#c8590c", "#9a9a9a"
 _WIDTH, _HEIGHT = 620, 380  # pixels of the chart of the curves
@@ -46,31 +42,18 @@ def evaluation_page(found: Found) -> str:
         charts["groups"] = groups
     arrow = "lower" if found.metric in LOWER_IS_BETTER else "higher"
     sections = [
-        _section(f"{found.metric} by number of shots", _figure("curves"), f"{arrow} is better; bands: 95 % of resampled users"),
-        _section("Differences to the best baseline of each shot", difference_table(found),
+        section(f"{found.metric} by number of shots", figure("curves"), f"{arrow} is better; bands: 95 % of resampled users"),
+        section("Differences to the best baseline of each shot", difference_table(found),
                  "with the 95 % interval of the paired difference; signed so that above 0 is better than that baseline"),
-        _section("Users harmed by adaptation", harm_table(found),
+        section("Users harmed by adaptation", harm_table(found),
                  "against the learner's own prior, the same items left out; below, its loss on the support before and after"),
-        *([_section("Groups", _figure("groups"), f"{found.default} and {best}, at the largest shot; users in brackets")]
+        *([section("Groups", figure("groups"), f"{found.default} and {best}, at the largest shot; users in brackets")]
           if groups is not None else []),
-        _section("Cost", cost_table(found.costs),
+        section("Cost", cost_table(found.costs),
                  "fit: when the model was fitted, empty where it was not written down; judge: all users at all shots"),
-        *(_section(metric, metric_table(found.summary, metric), "", folded=True) for metric in _metrics(found.summary)),
+        *(section(metric, metric_table(found.summary, metric), "", folded=True) for metric in _metrics(found.summary)),
     ]  # fmt: skip
-    # `</` would end the script that holds the specifications, `<!--` and `<script` would swallow its end.
-    specifications = json.dumps({name: chart.to_dict() for name, chart in charts.items()}).replace(
-        "<", "\\u003c"
-    )
-    page = Template(resources.files(__package__).joinpath("page.html").read_text("utf8"))
-    return page.substitute(
-        title=escape(found.title),
-        facts="".join(
-            f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in found.facts.items()
-        ),
-        sections="\n".join(sections),
-        specifications=specifications,
-        bundle=_vega(),
-    )
+    return html_page(found.title, found.facts, sections, charts)
 
 
 def best_on_average(chief: pl.DataFrame, baselines: Sequence[str], metric: str) -> str | None:
@@ -237,7 +220,7 @@ def difference_table(found: Found) -> str:
 
     learners = found.summary["learner"].unique(maintain_order=True).to_list()
     body = [(learner, [cell(learner, shot) for shot in shots]) for learner in learners]
-    return _table(["", *(f"shot {shot}" for shot in shots)], body, strong=found.default)
+    return table(["", *(f"shot {shot}" for shot in shots)], body, strong=found.default)
 
 
 def harm_table(found: Found) -> str:
@@ -263,7 +246,7 @@ def harm_table(found: Found) -> str:
     body = [(learner, [cell(learner, shot) for shot in shots]) for learner in learners]
     if not body:
         return "<p>Nobody was adapted.</p>"
-    return _table(["", *(f"shot {shot}" for shot in shots)], body, strong=found.default)
+    return table(["", *(f"shot {shot}" for shot in shots)], body, strong=found.default)
 
 
 def cost_table(costs: pl.DataFrame) -> str:
@@ -287,7 +270,7 @@ def cost_table(costs: pl.DataFrame) -> str:
         )
         for row in costs.iter_rows(named=True)
     ]
-    return _table(["", "fit, CPU s", "peak, GiB", "judge, CPU s", "peak, GiB"], body)
+    return table(["", "fit, CPU s", "peak, GiB", "judge, CPU s", "peak, GiB"], body)
 
 
 def metric_table(summary: pl.DataFrame, metric: str) -> str:
@@ -304,30 +287,7 @@ def metric_table(summary: pl.DataFrame, metric: str) -> str:
 
     learners = rows["learner"].unique(maintain_order=True).to_list()
     body = [(learner, [cell(learner, shot) for shot in shots]) for learner in learners]
-    return _table(["", *(f"shot {shot}" for shot in shots)], body)
-
-
-def _table(
-    header: Iterable[str], body: Iterable[tuple[str, Sequence[tuple[str, str]]]], strong: str | None = None
-) -> str:
-    """Rows of a name and cells (HTML and class)."""
-    lines = ["<table><thead><tr>", *(f"<th>{escape(name)}</th>" for name in header), "</tr></thead><tbody>"]
-    for name, cells in body:
-        mark = ' class="default"' if name == strong else ""
-        lines.append(f"<tr{mark}><th>{escape(name)}</th>")
-        lines += [f'<td class="{kind}">{text}</td>' for text, kind in cells]
-        lines.append("</tr>")
-    return "".join([*lines, "</tbody></table>"])
-
-
-def _section(heading: str, content: str, note: str, *, folded: bool = False) -> str:
-    if folded:
-        return f"<details><summary>{escape(heading)}</summary>{content}</details>"
-    return f"<section><h2>{escape(heading)}</h2><p class='note'>{escape(note)}</p>{content}</section>"
-
-
-def _figure(name: str) -> str:
-    return f'<div class="figure" id="{name}"></div>'
+    return table(["", *(f"shot {shot}" for shot in shots)], body)
 
 
 def _metrics(summary: pl.DataFrame) -> list[str]:
@@ -337,11 +297,3 @@ def _metrics(summary: pl.DataFrame) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-@cache
-def _vega() -> str:
-    """Vega, Vega-Lite and vegaEmbed as one script, a second's work."""
-    # Altair writes for v6.4.1, say, which vl-convert knows as 6.4.
-    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)

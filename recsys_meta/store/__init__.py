@@ -2,13 +2,14 @@
 
 from recsys_meta.store.examine import Finding, examine, removable
 from recsys_meta.store.fingerprint import file_fingerprint, fingerprint
-from recsys_meta.store.manifest import Damaged, Manifest, RunRecord
+from recsys_meta.store.manifest import DETERMINISTIC, Damaged, Manifest, RunRecord
 from recsys_meta.store.parts import RunFolder
 from recsys_meta.store.publish import Published, PublishRefused, publish, read_scores, runs, verify
 from recsys_meta.store.rollback import NoSuchRun, RolledBack, rollback
 from recsys_meta.store.workspace import AlreadyRunning, NoWorkspace, Workspace
 
 __all__ = [
+    "DETERMINISTIC",
     "AlreadyRunning",
     "Damaged",
     "Finding",

@@ -3,8 +3,10 @@ WITH neighbours AS ( -- every row beside the one before it in the user's list; t
     SELECT
         rank,
         score,
+        propensity,
         CASE WHEN user_id IS NOT DISTINCT FROM lag(user_id) OVER () THEN lag(rank) OVER () ELSE 0 END AS rank_before,
-        CASE WHEN user_id IS NOT DISTINCT FROM lag(user_id) OVER () THEN lag(score) OVER () END AS score_before
+        CASE WHEN user_id IS NOT DISTINCT FROM lag(user_id) OVER () THEN lag(score) OVER () END AS score_before,
+        lag(propensity) OVER () AS propensity_before
     FROM staged_scores
 )
 SELECT 'a requested user has no status' AS name, count(*) AS violations
@@ -33,13 +35,13 @@ SELECT 'a user has an item twice', coalesce(sum(times - 1), 0)
 FROM (SELECT count(*) AS times FROM staged_scores GROUP BY user_id, item_id)
 UNION ALL
 SELECT 'a score is above that of the rank before', count(*)
-FROM neighbours WHERE score > score_before
+FROM neighbours WHERE score > score_before AND propensity = 1 AND propensity_before = 1 -- what is drawn is in no order
 UNION ALL
 SELECT 'a score is not finite', count(*)
 FROM staged_scores WHERE NOT isfinite(score)
 UNION ALL
-SELECT 'a propensity is not in 0..1', count(*)
-FROM staged_scores WHERE NOT propensity BETWEEN 0 AND 1
+SELECT 'a propensity is not above 0 and at most 1', count(*)
+FROM staged_scores WHERE NOT (propensity > 0 AND propensity <= 1)
 UNION ALL
 SELECT 'scores have an unknown source', count(*)
 FROM staged_scores WHERE NOT list_contains($sources, source)

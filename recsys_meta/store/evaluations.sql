@@ -81,3 +81,41 @@ CREATE TABLE IF NOT EXISTS tuning_trials ( -- the id is that of the tuning
     cpu_seconds DOUBLE NOT NULL,
     peak_mib BIGINT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS off_policy_estimates ( -- the id is that of the analysis; differences of two policies too
+    evaluation_id VARCHAR NOT NULL,
+    analysis VARCHAR NOT NULL,
+    policy VARCHAR NOT NULL,
+    estimator VARCHAR NOT NULL,
+    value DOUBLE, -- reward per logged row
+    low DOUBLE, -- null: no bound
+    high DOUBLE,
+    standard_error DOUBLE,
+    "interval" VARCHAR NOT NULL, -- its method
+    level DOUBLE NOT NULL,
+    setting DOUBLE, -- what a tuned estimator chose
+    is_answer BOOLEAN NOT NULL, -- false everywhere where the verdict is "not identified"
+    note VARCHAR NOT NULL
+);
+CREATE TABLE IF NOT EXISTS off_policy_diagnostics (
+    evaluation_id VARCHAR NOT NULL,
+    analysis VARCHAR NOT NULL,
+    policy VARCHAR NOT NULL,
+    verdict VARCHAR NOT NULL, -- trustworthy, doubtful or not identified
+    reasons VARCHAR[] NOT NULL,
+    "rows" BIGINT NOT NULL,
+    users BIGINT NOT NULL,
+    clustered BOOLEAN NOT NULL,
+    origin VARCHAR NOT NULL, -- of the propensities: logged, stated, estimated or none
+    rewarded_rows BIGINT NOT NULL,
+    rewarded_users BIGINT NOT NULL,
+    logged_value DOUBLE NOT NULL,
+    support DOUBLE NOT NULL,
+    matches DOUBLE NOT NULL,
+    mean_weight DOUBLE, -- this and what follows: null without propensities
+    mean_weight_low DOUBLE,
+    mean_weight_high DOUBLE,
+    effective_rows DOUBLE,
+    largest_weight DOUBLE,
+    largest_share DOUBLE,
+    effective_rewarded_rows DOUBLE
+);

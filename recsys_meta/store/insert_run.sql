@@ -15,4 +15,5 @@ INSERT INTO runs BY NAME SELECT
     $metrics AS metrics,
     $seconds AS seconds,
     $gates AS gates,
+    $policy AS policy,
     $expires_at AS expires_at;

@@ -13,6 +13,9 @@ from recsys_meta.store.fingerprint import sha256_of
 
 MANIFEST = "manifest.json"
 
+# The policy that shows the best, in order: that of every night of before there were others.
+DETERMINISTIC: Mapping[str, Any] = {"name": "deterministic"}
+
 
 class Damaged(Exception):
     """A published file, its manifest or the pointer to it is not what was written."""
@@ -38,6 +41,7 @@ class RunRecord(TypedDict):
     metrics: Mapping[str, float | None]
     seconds: Mapping[str, float]
     gates: Sequence[Mapping[str, Any]]  # each with its figure, limit and verdict
+    policy: Mapping[str, Any]  # what chose the lists from the scores: its name and settings
     expires_at: datetime | None
 
 
@@ -90,7 +94,10 @@ def read_manifest(folder: Path) -> Manifest:
             content["fingerprint"],
             content["rows"],
             {name: FileRecord(*file) for name, file in content["files"].items()},
-            {"gates": []} | record | instants | {"run_date": date.fromisoformat(record["run_date"])},
+            {"gates": [], "policy": DETERMINISTIC}
+            | record
+            | instants
+            | {"run_date": date.fromisoformat(record["run_date"])},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path}: not a manifest as it was written ({error})") from error

@@ -126,12 +126,12 @@ class RunFolder:
         write_bytes_atomically(self._finished(number), json.dumps(record).encode())
 
     def finished(self, number: int) -> bool:
-        """Whether shard ``number`` has recorded its end and its parts are at hand."""
+        """Whether shard ``number`` has recorded its end and its parts are what was written; one that is damaged is made anew."""
         record = _read(self._finished(number))
-        return (
-            isinstance(record, dict)
-            and {"tables", "summary"} <= record.keys()
-            and all(self._recorded(table, number) for table in record["tables"])
+        names = record.get("tables") if isinstance(record, dict) else None
+        return isinstance(names, list) and all(
+            isinstance(name, str) and _TABLE.fullmatch(name) and self._intact(self._part(name, number))
+            for name in names
         )
 
     def shards(self) -> dict[int, dict[str, Any]]:
@@ -163,8 +163,7 @@ class RunFolder:
     def verify_parts(self, table: str) -> None:
         """Raises Damaged where a recorded part is not what was written; it is dropped, so that a rerun makes it anew."""
         for path in self.part_files(table):
-            record = _read(path.with_suffix(".json"))
-            if not isinstance(record, dict) or sha256_of(path) != record.get("sha256"):
+            if not self._intact(path):
                 path.with_suffix(".json").unlink()
                 raise Damaged(
                     f"{path}: not the part that was written; dropped, the same command again makes it anew"
@@ -175,6 +174,10 @@ class RunFolder:
 
     def _finished(self, number: int) -> Path:
         return self.parts / _FINISHED / f"{_counted(number):06d}.json"
+
+    def _intact(self, path: Path) -> bool:
+        record = _read(path.with_suffix(".json"))
+        return isinstance(record, dict) and path.exists() and record.get("sha256") == sha256_of(path)
 
     def _recorded(self, table: str, number: int) -> bool:
         path = self._part(table, number)

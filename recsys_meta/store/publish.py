@@ -285,6 +285,8 @@ def _build(
                     connection.execute(_sql("copy", table=table, path=_quoted(folder / f"{table}.parquet")))
             connection.commit()
             connection.execute("CHECKPOINT")
+    except (duckdb.IOException, duckdb.FatalException) as error:  # a full disk, say: fatal to the file alone
+        raise OSError(f"{path}: could not be written: {error}") from error
     finally:
         rmtree(spill, ignore_errors=True)
     if (log := path.with_name(f"{path.name}.wal")).exists():

@@ -5,7 +5,7 @@ CREATE TABLE scores (
     item_id @item_id_type NOT NULL,
     rank INTEGER NOT NULL CHECK (rank >= 1),
     score FLOAT NOT NULL CHECK (isfinite(score)),
-    propensity DOUBLE NOT NULL CHECK (propensity BETWEEN 0 AND 1),
+    propensity DOUBLE NOT NULL CHECK (propensity > 0 AND propensity <= 1),
     source VARCHAR NOT NULL,
     n_support INTEGER NOT NULL CHECK (n_support >= 0),
     model_version VARCHAR NOT NULL,
@@ -43,6 +43,7 @@ CREATE TABLE runs (
     metrics JSON NOT NULL,
     seconds JSON NOT NULL,
     gates JSON NOT NULL,
+    policy JSON NOT NULL,
     expires_at TIMESTAMPTZ
 );
 

@@ -7,7 +7,8 @@ SELECT
     user_id,
     count(*)::INTEGER AS n_items,
     list(item_id ORDER BY rank) AS item_ids,
-    list(score ORDER BY rank) AS scores
+    list(score ORDER BY rank) AS scores,
+    list(propensity ORDER BY rank) AS propensities
 FROM scores
 GROUP BY user_id;
 

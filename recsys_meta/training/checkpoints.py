@@ -39,11 +39,15 @@ def write_sealed(checkpoint: dict[str, Any], path: Path) -> None:
     content = buffer.getbuffer()
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        file.write(hashlib.sha256(content).digest())
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with new.open("wb") as file:
+            file.write(hashlib.sha256(content).digest())
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk: what was written of it is in the way only
+        new.unlink(missing_ok=True)
+        raise
     if path.exists():
         path.replace(path.with_name(PREVIOUS))
     new.replace(path)

@@ -191,6 +191,8 @@ def _fingerprint(learner: Learner, validation: Sequence[EpisodeBatch], settings:
         digest.update(f"{path} {type(module).__qualname__} {sorted(plain.items())};".encode())
     named = [*learner.state_dict().items(), *(("", leaf) for leaf in tree_leaves(list(validation)))]
     for name, value in named:
+        if value is None:  # what a batch can do without
+            continue
         assert isinstance(value, Tensor)
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -73,6 +73,13 @@ def test_scores_hold_what_was_listed_ranked_from_one() -> None:
     assert scores.null_count().sum_horizontal().item() == 0
 
 
+def test_what_was_drawn_keeps_its_propensities() -> None:
+    propensity = torch.tensor([[0.25, 0.5], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    scores = to_frames(lists(propensity=propensity), *IDS["strings"], **SETTINGS).scores
+    assert scores["propensity"].to_list() == [0.25, 0.5, 1.0]
+    assert list(scores.columns) == list(SCORES)
+
+
 def test_every_user_has_one_status_row_whether_listed_or_not() -> None:
     status = to_frames(lists(), *IDS["strings"], **SETTINGS).user_status
     assert status["source"].to_list() == list(SOURCES)

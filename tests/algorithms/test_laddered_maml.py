@@ -52,7 +52,8 @@ def test_refitting_moves_the_counts_and_nothing_else() -> None:
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     learner.refit_statistics(EVENTS, WORLD.catalogue)
     moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"cooccurrence.occurrences", "cooccurrence.pairs"}
+    of_factors = {"implicit.factor", "implicit.precision"}
+    assert moved == {"cooccurrence.occurrences", "cooccurrence.pairs"} | of_factors
 
 
 def test_a_user_weighs_as_many_examples_as_ndcg_counts() -> None:

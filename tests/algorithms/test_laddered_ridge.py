@@ -4,7 +4,8 @@ import torch
 from toy_world import episodes, histories, meta_train, toy_world, uneven
 
 from recsys_meta.algorithms.laddered_ridge import LadderedRidge
-from recsys_meta.baselines.fold_in import diagonal, ridge_solution, with_constant
+from recsys_meta.baselines.fold_in import diagonal, with_constant
+from recsys_meta.models.ridge_solutions import ridge_solution
 
 WORLD = toy_world()
 TRAIN = torch.arange(120)

@@ -7,9 +7,9 @@ from torch import Tensor
 from recsys_meta.algorithms.base import Learner
 from recsys_meta.baselines.als import ALS
 from recsys_meta.baselines.content_ridge import ContentRidge
-from recsys_meta.baselines.fold_in import ridge_by_group, ridge_solution
 from recsys_meta.baselines.ials import IALS
 from recsys_meta.baselines.user_bias import ItemMeanUserBias
+from recsys_meta.models.ridge_solutions import ridge_by_group, ridge_solution
 from recsys_meta.tensors import Catalogue, Examples, Features, FeatureSizes, Histories, Ragged, Sizes
 
 USERS, ITEMS = 30, 12

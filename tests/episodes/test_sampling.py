@@ -582,3 +582,13 @@ def test_fixed_negatives_are_the_same_in_every_call_and_for_every_batch_size() -
 def test_fixed_episodes_of_unequal_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="2 users have a support set, 1 a query set and 2 features"):
         next(fixed_splits(histories([[1], [2]]), histories([[1]]), features(2), catalogue()))
+
+
+def test_episodes_say_which_rows_of_the_statistics_their_users_are() -> None:
+    lists = [[0, 1], [], [2, 3], [4, 5, 6]]
+    told = []
+    for batch in random_splits(lists, shots=[1], counted=torch.tensor([10, 11, 12, 13])).epoch(0):
+        assert batch.counted is not None
+        told += list(zip((batch.users.ids - 1000).tolist(), batch.counted.tolist(), strict=True))
+    assert sorted(told) == [(0, 10), (2, 12), (3, 13)]
+    assert all(batch.counted is None for batch in random_splits(lists, shots=[1]).epoch(0))

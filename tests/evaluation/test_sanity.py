@@ -6,6 +6,7 @@ import torch
 
 from recsys_meta.evaluation.sanity import (
     SanityError,
+    beyond_strangers,
     check_adapts,
     check_batch_size,
     check_disjoint,
@@ -91,6 +92,19 @@ def test_a_gain_from_shuffled_labels_is_a_leak() -> None:
         check("mae", -0.1)
     with pytest.raises(SanityError, match="ndcg@10 at shot 5"):
         check("ndcg@10", 0.1)
+
+
+def test_what_serves_strangers_as_well_is_no_leak() -> None:
+    noise = torch.rand(60, generator=torch.Generator().manual_seed(0)) / 100
+    prior, prior_strangers = (judged("ndcg@10", {"5": (level + noise).tolist()}) for level in (0.5, 0.4))
+    knows_shots, knows_strangers = (
+        judged("ndcg@10", {"5": (level + noise).tolist()}) for level in (0.6, 0.5)
+    )
+    with pytest.raises(SanityError):
+        check_shuffled_labels(knows_shots, prior)
+    check_shuffled_labels(beyond_strangers(knows_shots, knows_strangers, prior_strangers), prior)
+    with pytest.raises(SanityError, match=r"ndcg@10 at shot 5 differs by \+0\.1000"):
+        check_shuffled_labels(beyond_strangers(knows_shots, prior_strangers, prior_strangers), prior)
 
 
 def test_where_rankings_are_judged_the_items_are_shuffled_with_their_values() -> None:

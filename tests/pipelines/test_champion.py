@@ -263,6 +263,17 @@ def test_vocabularies_in_another_order_are_judged_the_same_since_each_bundle_rea
     assert np.allclose(one["value"], same["value"], atol=1e-6, equal_nan=True)
 
 
+def test_the_outcome_of_a_challenge_is_believed_only_as_it_was_written(tmp_path: Path) -> None:
+    nightly.nightly(*settings(tmp_path))
+    second = nightly.nightly(*settings(tmp_path, NEXT))
+    [file] = (tmp_path / "workspace" / "models").glob("*/challenge.json")
+    kept = json.loads(file.read_bytes())
+    kept["answer"] |= {"promoted": False, "reason": "so somebody wrote"}
+    file.write_text(json.dumps(kept))
+    assert gate_of(nightly.nightly(*settings(tmp_path, NEXT))) == gate_of(second)
+    assert json.loads(file.read_bytes())["answer"]["promoted"]
+
+
 def judgements(champion: list[float], challenger: list[float], metric: str = "ndcg@10") -> pl.DataFrame:
     pages = [
         pl.DataFrame({"user_id": range(len(values)), "value": values}).with_columns(

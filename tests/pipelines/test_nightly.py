@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
+import torch
 from file_changes import ENVIRONMENT
 
 from pipelines import nightly
@@ -18,6 +19,7 @@ from pipelines.loading import load
 from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.settings import NightSettings
 from recsys_meta import ingest, store
+from recsys_meta.ab.slate_policies import PlackettLuce
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 
@@ -130,6 +132,64 @@ def test_rows_depend_on_neither_batches_nor_tiles_nor_shards(world) -> None:
     other = published(world, "scores").drop("run_id")
     assert rows.drop("score").equals(other.drop("score"))
     assert (rows["score"] - other["score"]).abs().max() < 1e-4
+
+
+SLATE = ("slate", "{temperature: 0.5, exploration: 0.1, pool: 12}")
+
+
+def test_drawn_lists_carry_the_propensities_of_the_policy_over_the_pool(world) -> None:
+    users = pl.read_parquet(world / "users.parquet")
+    nightly.nightly(*settings(world, ("top_k", "12"), ("workspace", str(world / "apart"))))
+    pools = published(world, "scores", "apart")
+    summary = nightly.nightly(*settings(world, SLATE))
+    scores, status = published(world, "scores"), published(world, "user_status")
+    assert summary["rows_published"] == scores.height == 60 * 5
+    assert set(status["source"]) == {"adapted", "prior"}
+    assert users["user_id"].is_in(status["user_id"].implode()).sum() == 60
+    policy = PlackettLuce(0.5, exploration=0.1)
+    in_order = 0
+    for (user,), shown in scores.group_by("user_id"):
+        pool = pools.filter(user_id=user)
+        places = [pool["item_id"].to_list().index(item) for item in shown["item_id"]]
+        expected = policy.propensities(torch.tensor([pool["score"].to_list()]), torch.tensor([places]))[0]
+        assert shown["propensity"].to_list() == pytest.approx(expected.tolist(), rel=1e-4)
+        assert pool["score"].gather(places).to_list() == pytest.approx(shown["score"].to_list(), rel=1e-4)
+        in_order += places == sorted(places)
+    assert in_order < 30
+    assert scores["propensity"].is_between(0, 1, closed="right").all()
+    [policy_of_the_run] = published(world, "runs").filter(run_id=summary["run_id"])["policy"]
+    described = json.loads(policy_of_the_run)
+    assert described.pop("seed") != 7
+    assert described == {"name": "plackett_luce", "temperature": 0.5, "exploration": 0.1, "pool": 12}
+    lists = published(world, "latest_user_lists").sort("user_id")
+    assert lists["propensities"].to_list() == (
+        scores.sort("user_id", "rank").group_by("user_id", maintain_order=True).all()["propensity"].to_list()
+    )
+
+
+def test_a_night_draws_the_same_again_whatever_the_batches_and_the_next_one_anew(world) -> None:
+    nightly.nightly(*settings(world, SLATE))
+    rows = published(world, "scores")
+    shape = (("adaptation.batch_size", "7"), ("adaptation.shard_size", "11"), ("adaptation.tile_size", "33"))
+    nightly.nightly(*settings(world, SLATE, *shape, ("workspace", str(world / "apart"))))
+    again = published(world, "scores", "apart")
+    assert again.select("user_id", "rank", "item_id").equals(rows.select("user_id", "rank", "item_id"))
+    assert again["propensity"].to_list() == pytest.approx(rows["propensity"].to_list(), rel=1e-3)
+    nightly.nightly(*settings(world, SLATE, ("run_date", "2026-10-31"), ("training.reuse_for_days", "1")))
+    tomorrow = published(world, "scores")
+    assert (tomorrow["model_version"] == rows["model_version"]).all()
+    assert (tomorrow["item_id"] != rows["item_id"]).mean() > 0.3
+
+
+def test_without_temperature_and_exploration_a_slate_is_the_list_of_the_best(world) -> None:
+    nightly.nightly(*settings(world))
+    best = published(world, "scores")
+    assert (best["propensity"] == 1).all()
+    [policy] = published(world, "runs")["policy"]
+    assert json.loads(policy) == {"name": "deterministic"}
+    nightly.nightly(*settings(world, ("slate", "{temperature: 0, pool: 9}")))
+    drawn = published(world, "scores")
+    assert drawn.drop("run_id", "model_version").equals(best.drop("run_id", "model_version"))
 
 
 def test_the_steps_one_by_one_come_to_the_whole_night(world) -> None:
@@ -301,6 +361,27 @@ def test_an_error_while_writing_or_scoring_ends_the_night_and_the_next_goes_on_w
     [run] = store.Workspace(world / "workspace").runs()
     assert list(run.shards()) == [0]
     assert nightly.nightly(*settings(world))["rows_published"] == 60 * 5
+
+
+def test_a_night_of_slates_that_broke_off_goes_on_with_the_same_draws(world, monkeypatch) -> None:
+    calls = []
+
+    def breaking(run, table, number, frame):
+        calls.append(number)
+        if number == 1:
+            raise OSError("no space left")
+        written(run, table, number, frame)
+
+    written = store.RunFolder.write_part
+    with monkeypatch.context() as patched:
+        patched.setattr(store.RunFolder, "write_part", breaking)
+        with pytest.raises(OSError, match="no space left"):
+            nightly.nightly(*settings(world, SLATE))
+    [run] = store.Workspace(world / "workspace").runs()
+    assert list(run.shards()) == [0]
+    nightly.nightly(*settings(world, SLATE))
+    nightly.nightly(*settings(world, SLATE, ("workspace", str(world / "undisturbed"))))
+    assert published(world, "scores").equals(published(world, "scores", "undisturbed"))
 
 
 # What a kill leaves behind is on disk: a night killed right before each of these steps has been through every state between

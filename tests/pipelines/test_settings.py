@@ -107,6 +107,10 @@ def test_where_time_is_known_training_asks_for_what_comes_later(timestamp, split
         ({"training": {"split": "moment"}}, "training.split need to know the time"),
         ({"training": {"outer_lr": float("nan")}}, "finite number"),
         ({"training": {"validation_share": 1.0}}, "less than 1"),
+        ({"top_k": 10, "slate": {"pool": 9}}, r"slate\.pool is 9 and top_k 10"),
+        ({"slate": {"temperature": -0.1}}, "greater than or equal to 0"),
+        ({"slate": {"exploration": 1.1}}, "less than or equal to 1"),
+        ({"slate": {"policy": "softmax"}}, "plackett_luce"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(changes, message):

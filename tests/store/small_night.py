@@ -43,6 +43,7 @@ def record(run_id: str, **columns: Any) -> store.RunRecord:
         "metrics": {"mae": 0.75},
         "seconds": {"adapt": 1.5},
         "gates": [{"gate": "rows", "figure": 0.0, "verdict": "passed"}],
+        "policy": store.DETERMINISTIC,
         "expires_at": None,
     }
     return defaults | columns  # type: ignore[return-value]

@@ -1,5 +1,7 @@
 """A manifest comes back as it was written, or says that it does not."""
 
+import hashlib
+import json
 import random
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -95,3 +97,17 @@ def test_numbers_that_are_not_finite_become_null_and_instants_keep_their_moment(
     found = read_manifest(tmp_path).record
     assert found["metrics"] == {"mae": None, "loss": None}
     assert found["started_at"] == east
+
+
+def test_a_night_of_before_there_were_policies_showed_the_best(
+    small_night: ModuleType, tmp_path: Path
+) -> None:
+    record = small_night.record("night-1")
+    write_manifest(tmp_path, Manifest(1, "f", {}, {}, record))
+    content = json.loads((tmp_path / "manifest.json").read_bytes())["content"]
+    del content["record"]["policy"], content["record"]["gates"]
+    sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    old = json.dumps({"content": content, "sha256": sha256}, indent=1, sort_keys=True)
+    (tmp_path / "manifest.json").write_text(old)
+    assert read_manifest(tmp_path).record == record | {"gates": []}
+    assert record["policy"] == {"name": "deterministic"}

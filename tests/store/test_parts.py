@@ -139,3 +139,30 @@ def test_a_shard_has_a_number_from_zero_on(run: RunFolder) -> None:
 def test_a_table_without_parts_cannot_be_read(run: RunFolder) -> None:
     with pytest.raises(FileNotFoundError, match="no recorded part of table 'scores'"):
         run.scan("scores")
+
+
+@pytest.mark.parametrize("file", ["figures/000000.parquet", "figures/000000.json", "finished/000000.json"])
+def test_whatever_bit_is_turned_of_a_finished_shard_it_is_unfinished_or_means_the_same(
+    run: RunFolder, file: str
+) -> None:
+    run.write_part("figures", 0, pl.DataFrame({"number": [7]}))
+    run.finish_shard(0, {"users": 1})
+    path = run.parts / file
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in (0, 2, 5, 7):
+            turned = bytearray(whole)
+            turned[place] ^= 1 << bit
+            path.write_bytes(turned)
+            if run.finished(0):  # of a record only the sha256 and the names of the tables count
+                assert path.suffix == ".json"
+                assert run.scan("figures").collect()["number"].to_list() == [7]
+
+
+def test_a_damaged_fingerprint_starts_the_run_anew(run: RunFolder) -> None:
+    run.write_part("figures", 0, pl.DataFrame({"number": [0]}))
+    run.finish_shard(0, {})
+    (run.parts / "fingerprint.json").write_bytes(b'"f\xff')
+    run.begin("f")
+    assert not run.finished(0)
+    assert run.tables() == []

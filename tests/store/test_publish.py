@@ -206,6 +206,28 @@ def test_rows_lie_in_the_order_of_users_and_ranks(
     ]
 
 
+def test_what_was_drawn_is_published_in_the_order_it_is_shown_in(
+    small_night: ModuleType, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+    run = begun(workspace)
+    rising = small_night.scores("night-1", [1], [30, 10, 20]).with_columns(
+        score=pl.Series([1.0, 3.0, 2.0], dtype=pl.Float32), propensity=pl.Series([0.2, 0.7, 1.0])
+    )
+    run.write_part("scores", 0, rising)
+    run.write_part("user_status", 0, small_night.status([1]))
+    drawn = {"name": "plackett_luce", "temperature": 0.5, "exploration": 0.0, "pool": 3, "seed": 7}
+    published = small_night.publish(
+        workspace, run, [1], run_record=small_night.record("night-1", policy=drawn)
+    )
+    assert query(published.path, "SELECT item_ids, propensities FROM latest_user_lists") == [
+        ([30, 10, 20], [0.2, 0.7, 1.0])
+    ]
+    assert query(published.path, "SELECT policy->>'$.name', (policy->>'$.pool')::INTEGER FROM runs") == [
+        ("plackett_luce", 3)
+    ]
+
+
 def test_the_views_answer(small_night: ModuleType, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     for run_id, shown in (
@@ -318,10 +340,15 @@ BAD: dict[str, tuple[Change | None, Change | None, set[str]]] = {
         None,
         {"scores belong to another run"},
     ),
+    "a propensity of nothing": (
+        lambda scores: scores.with_columns(propensity=pl.lit(0.0)),
+        None,
+        {"a propensity is not above 0 and at most 1"},
+    ),
     "an impossible propensity": (
         lambda scores: scores.with_columns(propensity=pl.lit(1.5)),
         None,
-        {"a propensity is not in 0..1"},
+        {"a propensity is not above 0 and at most 1"},
     ),
     "a negative number of examples": (
         None,

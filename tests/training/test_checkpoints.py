@@ -1,6 +1,8 @@
 """Tests of sealed checkpoints."""
 
+import errno
 import hashlib
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,22 @@ def test_what_is_read_is_what_was_written_and_the_one_before_is_kept(tmp_path: P
     assert torch.equal(read_sealed(path)["weights"], CONTENT["weights"])
     assert read_sealed(path.with_name(PREVIOUS))["epoch"] == 3
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["last.ckpt", PREVIOUS]
+
+
+def test_a_full_disk_leaves_the_checkpoint_so_far_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    write_sealed(CONTENT, path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_sealed(CONTENT | {"epoch": 4}, path)
+    assert read_sealed(path)["epoch"] == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:

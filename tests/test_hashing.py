@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recsys_meta.episodes.hashing import generator, hashed, mixed, uniform
+from recsys_meta.hashing import generator, hashed, mixed, uniform
 
 GOLDEN = 0x9E3779B97F4A7C15
 # The first outputs of splitmix64 started at 0, from the reference program (prng.di.unimi.it/splitmix64.c).

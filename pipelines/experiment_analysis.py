@@ -1,0 +1,404 @@
+"""An experiment: exposures and outcomes in, one verdict on every treatment out, with its reasons."""
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipelines.inputs import source_of
+from pipelines.outcomes import NothingToDo
+from pipelines.settings import ExperimentSettings, MetricSettings, OutcomeSettings
+from recsys_meta import __version__, ingest, store
+from recsys_meta.ab.experiments.analysis import EVERYBODY, Analysis, Reading, Rules, analyse
+from recsys_meta.ab.experiments.measuring import Daily, before, daily, steps, totals
+from recsys_meta.ab.experiments.metrics import EXPOSURES, Metric
+from recsys_meta.ab.experiments.population import Population, population
+from recsys_meta.ab.experiments.reassignment import FalseAlarms, false_alarms, rows_of
+from recsys_meta.reports.experiment import (
+    Told,
+    aa_markdown,
+    deciding_interval,
+    experiment_markdown,
+    experiment_page,
+)
+from recsys_meta.store.atomic import write_bytes_atomically
+from recsys_meta.store.experiments import EXPERIMENTS_FILE, write_experiment
+from recsys_meta.tables import INSTANT, USER_ID
+
+log = logging.getLogger(__name__)
+
+Summary = dict[str, Any]
+
+
+class Measured(NamedTuple):
+    """Who took part, and what every user did on every day."""
+
+    people: Population
+    rows: Daily
+    metrics: tuple[Metric, ...]
+    moves: dict[str, pl.DataFrame]  # of each metric, what measuring.steps gives
+    shares: dict[str, float]
+    segments: pl.DataFrame | None
+    first: datetime  # exposure
+    last: datetime  # row of any kind
+    reading: Reading
+
+
+def experiment(settings: ExperimentSettings, fingerprint: str) -> Summary:
+    """Reads, measures, compares, writes and prints; gives the verdicts. With aa: what random splits say of the analysis."""
+    measured = measure(settings)
+    if settings.aa:
+        return check(settings, fingerprint, measured)
+    rules = rules_of(settings, measured.reading)
+    people = measured.people
+    found = analyse(
+        measured.moves,
+        measured.metrics,
+        settings.control,
+        measured.shares,
+        rules,
+        crossed_share=people.crossed / people.seen,
+        segments=measured.segments,
+    )
+    workspace = store.Workspace(settings.workspace)
+    with workspace.lock(f"experiment-{fingerprint[:8]}"):
+        return write(settings, fingerprint, measured, found, workspace)
+
+
+def check(settings: ExperimentSettings, fingerprint: str, measured: Measured) -> Summary:
+    """Splits the users at random again and again, writes and prints how often the analysis saw a difference."""
+    alarms: list[FalseAlarms] = []
+    for metric in measured.metrics:
+        if metric.kind == "quantile":
+            log.info("%s: left out, a quantile has no sums to split", metric.name)
+            continue
+        users = totals(measured.moves[metric.name])
+        below = metric.per if metric.kind == "ratio" else EXPOSURES
+        alarms += false_alarms(
+            users,
+            metric,
+            rows=rows_of(users, measured.rows.rows, metric, below),
+            share=1.0 - measured.shares[settings.control] / sum(measured.shares.values()),
+            draws=settings.aa_draws,
+            level=settings.level,
+            seed=settings.seed,
+        )
+    table = pl.DataFrame(alarms, schema=FalseAlarms._fields, orient="row")
+    text = aa_markdown(table, settings.level)
+    workspace = store.Workspace(settings.workspace)
+    with workspace.lock(f"experiment-{fingerprint[:8]}"):
+        folder = workspace.root / "experiments" / fingerprint[:8]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(folder / "aa.md", text.encode())
+        write_experiment(workspace.root / EXPERIMENTS_FILE, fingerprint[:8], {"experiment_aa": table})
+    print(text)
+    return aa_summary(settings, measured, table)
+
+
+def aa_summary(settings: ExperimentSettings, measured: Measured, table: pl.DataFrame) -> Summary:
+    """What the last line says."""
+    rates: dict[str, Summary] = {}
+    for row in table.iter_rows(named=True):
+        figures = {name: row[name] for name in ("rate", "rate_low", "rate_high", "uniform_p_value")}
+        rates.setdefault(row["metric"], {})[row["analysis"].replace(" ", "_")] = figures
+    return {
+        "experiment": settings.experiment,
+        "expected_rate": round(1.0 - settings.level, 10),
+        "draws": settings.aa_draws,
+        "users": measured.people.users.height,
+        "false_positives": rates,
+    }
+
+
+def measure(settings: ExperimentSettings) -> Measured:
+    """Reads and checks every table, and adds up what every user did.
+
+    Raises ingest.InputError on what cannot be used, and NothingToDo where nobody was exposed.
+    """
+    metrics = tuple(metric_of(metric) for metric in settings.metrics)
+    exposures, outcomes, interactions = read(settings, metrics)
+    until = None
+    if settings.planned_end is not None:
+        end = settings.planned_end
+        until = datetime(end.year, end.month, end.day, tzinfo=UTC) + timedelta(days=1)
+        exposures = exposures.filter(pl.col("exposed_at") < until)
+    if exposures.is_empty():
+        raise NothingToDo(
+            f"{settings.exposures.path}: nobody was exposed {f'before {until}' if until else ''}".rstrip()
+        )
+    people = population(exposures, crossed=settings.crossed)
+    shares = shares_of(settings, exposures)
+    rows = daily(people, exposures, outcomes, until=until, window=settings.window)
+    covariates = before(people, metrics, interactions, outcomes, over=settings.pre_period)
+    moves = {metric.name: steps(people, rows.rows, metric, covariates.get(metric.name)) for metric in metrics}
+    first, last = moment(exposures["exposed_at"].min()), moment(exposures["exposed_at"].max())
+    if outcomes.height:
+        last = max(last, moment(outcomes["occurred_at"].max()))
+    reached = settings.planned_end is not None and last.date() >= settings.planned_end
+    log.info(
+        "%s users, %s seen in several variants, read %s",
+        people.users.height,
+        people.crossed,
+        "once" if reached else "on any day",
+    )
+    return Measured(
+        people,
+        rows,
+        metrics,
+        moves,
+        shares,
+        segments_of(settings, people),
+        first,
+        last,
+        "once" if reached else "always",
+    )
+
+
+def read(
+    settings: ExperimentSettings, metrics: tuple[Metric, ...]
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None]:
+    """Exposures, outcomes and interactions, with ids of one type."""
+    shown, share = settings.exposures, settings.max_quarantined_share
+    exposures = ingest.read_exposures(
+        source_of(shown),
+        name=settings.experiment,
+        experiment=shown.experiment,
+        user_id=shown.user_id,
+        variant=shown.variant,
+        exposed_at=shown.exposed_at,
+        time_unit=shown.time_unit,
+        max_quarantined_share=share,
+    )
+    log.info("%s: %s", shown.path, exposures.counts)
+    outcomes = read_outcomes(
+        settings.outcomes, frozenset().union(*(metric.sources for metric in metrics)) - {EXPOSURES}, share
+    )
+    interactions = None
+    given = settings.interactions
+    if given is not None and any(metric.covariate in ("interactions", "value") for metric in metrics):
+        interactions = ingest.read_interactions(
+            source_of(given),
+            user_id=given.user_id,
+            item_id=given.item_id,
+            value=given.value,
+            timestamp=given.timestamp,
+            time_unit=given.time_unit,
+            value_range=given.value_range,
+            duplicates="keep",
+            max_quarantined_share=share,
+        ).table
+        interactions = same_ids(interactions, exposures.table, "interactions")
+    return exposures.table, same_ids(outcomes, exposures.table, "outcomes"), interactions
+
+
+def read_outcomes(
+    given: OutcomeSettings, metrics: frozenset[str], max_quarantined_share: float
+) -> pl.DataFrame:
+    """The outcomes of these metrics."""
+    checked = ingest.read_outcomes(
+        source_of(given),
+        metrics=metrics,
+        called=given.called,
+        user_id=given.user_id,
+        metric=given.metric,
+        value=given.value,
+        occurred_at=given.occurred_at,
+        time_unit=given.time_unit,
+        max_quarantined_share=max_quarantined_share,
+    )
+    log.info("%s: %s", given.path, checked.counts)
+    return checked.table
+
+
+def same_ids(table: pl.DataFrame, exposures: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The table with its users in the type of the exposures'. Raises InputError where one side is text and the other is not."""
+    wanted, found = exposures.schema[USER_ID], table.schema[USER_ID]
+    if found == wanted:
+        return table
+    if found.is_integer() and wanted.is_integer():
+        return table.with_columns(pl.col(USER_ID).cast(wanted))
+    raise ingest.InputError(
+        f"{USER_ID} is {wanted} in the exposures and {found} in the {name}; expected one type of id"
+    )
+
+
+def metric_of(settings: MetricSettings) -> Metric:
+    """The metric that the settings describe."""
+    return Metric(
+        settings.name,
+        settings.outcome or settings.name,
+        settings.kind,
+        settings.aggregate,
+        settings.per,
+        settings.quantile,
+        settings.covariate,
+        settings.better == "lower",
+        settings.guardrail,
+    )
+
+
+def rules_of(settings: ExperimentSettings, reading: Reading) -> Rules:
+    """How the figures are read."""
+    return Rules(
+        reading,
+        settings.level,
+        settings.power,
+        settings.correction,
+        settings.segment_correction,
+        settings.min_users,
+        settings.planned_days,
+        settings.sample_ratio_alpha,
+        settings.max_crossed_share,
+        settings.seed,
+    )
+
+
+def shares_of(settings: ExperimentSettings, exposures: pl.DataFrame) -> dict[str, float]:
+    """The shares meant for the variants. Raises InputError for variants that were not meant, or were not found."""
+    found: list[str] = exposures["variant"].unique().sort().to_list()
+    where = f"{settings.exposures.path}: column {settings.exposures.variant!r}"
+    if settings.control not in found:
+        raise ingest.InputError(
+            f"{where}: control {settings.control!r} was not found (found: {', '.join(found)})"
+        )
+    if settings.shares is None:
+        if len(found) < 2:
+            raise ingest.InputError(f"{where}: found {found[0]!r} alone; expected a variant beside control")
+        return dict.fromkeys(found, 1.0)
+    strange = sorted(set(found) - set(settings.shares))
+    if strange:
+        raise ingest.InputError(
+            f"{where}: found {', '.join(strange)}; expected {', '.join(settings.shares)} as in shares"
+        )
+    return dict(settings.shares)
+
+
+def segments_of(settings: ExperimentSettings, people: Population) -> pl.DataFrame | None:
+    """What is known of the users, by which effects are broken down."""
+    if settings.users is None or not settings.segments:
+        return None
+    given = settings.users
+    table = ingest.read_features(
+        source_of(given),
+        id_column=given.id,
+        id_name=USER_ID,
+        categorical=given.categorical,
+        max_quarantined_share=settings.max_quarantined_share,
+    ).table
+    return same_ids(table.select(USER_ID, *settings.segments), people.users, "users")
+
+
+def write(
+    settings: ExperimentSettings,
+    fingerprint: str,
+    measured: Measured,
+    found: Analysis,
+    workspace: store.Workspace,
+) -> Summary:
+    """Writes files and rows, prints the Markdown; gives the summary."""
+    folder = workspace.root / "experiments" / fingerprint[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    title = settings.experiment or "Experiment"
+    text = experiment_markdown(title, found)
+    summary = summary_of(settings, measured, found)
+    found.effects.write_parquet(folder / "effects.parquet")
+    found.looks.write_parquet(folder / "looks.parquet")
+    write_bytes_atomically(folder / "tables.md", text.encode())
+    page = experiment_page(
+        Told(title, facts_of(settings, measured), settings.control, measured.metrics, settings.level, found)
+    )
+    write_bytes_atomically(folder / "report.html", page.encode())
+    write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1, default=str).encode())
+    write_experiment(
+        workspace.root / EXPERIMENTS_FILE,
+        fingerprint[:8],
+        {
+            "experiments": records_of(settings, measured, found),
+            "experiment_effects": found.effects,
+            "experiment_looks": found.looks,
+        },
+    )
+    print(text)
+    print(f"{folder / 'report.html'}\n")
+    return summary
+
+
+def facts_of(settings: ExperimentSettings, measured: Measured) -> dict[str, str]:
+    """What stands under the title of the page."""
+    people = measured.people
+    rule = "left out" if settings.crossed == "exclude" else "kept with the variant seen first"
+    end = f" (planned end: {settings.planned_end})" if settings.planned_end is not None else ""
+    reading = (
+        "once, at the planned end"
+        if measured.reading == "once"
+        else "on any day: always-valid intervals decide"
+    )
+    return {
+        "control": settings.control,
+        "users": f"{people.users.height:,}; {people.crossed:,} seen in several variants, {rule}",
+        "days": f"{measured.first:%Y-%m-%d} to {measured.last:%Y-%m-%d}{end}",
+        "read": reading,
+        "not counted": f"{measured.rows.before_exposure:,} outcomes before the first exposure, {measured.rows.too_late:,} after"
+        f" the end or the window, {measured.rows.of_others:,} rows of users who take no part",
+        "correction": f"{settings.correction} over the metrics, {settings.segment_correction} over segments",
+        "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
+
+
+def records_of(settings: ExperimentSettings, measured: Measured, found: Analysis) -> pl.DataFrame:
+    """One row per treatment, as the table ``experiments`` has it."""
+    ratios = found.sample_ratios.drop("passed").rename({"p_value": "sample_ratio_p_value"})
+    return found.verdicts.join(ratios, on="treatment", maintain_order="left").with_columns(
+        experiment=pl.lit(settings.experiment, pl.String),
+        control=pl.lit(settings.control),
+        reading=pl.lit(measured.reading),
+        first_exposure=pl.lit(measured.first, INSTANT),
+        last_row=pl.lit(measured.last, INSTANT),
+        users_crossed=pl.lit(measured.people.crossed, pl.Int64),
+        rows_before_exposure=pl.lit(measured.rows.before_exposure, pl.Int64),
+        finished_at=pl.lit(datetime.now(UTC), INSTANT),
+        version=pl.lit(__version__),
+    )
+
+
+def summary_of(settings: ExperimentSettings, measured: Measured, found: Analysis) -> Summary:
+    """What the last line says."""
+    treatments: Summary = {}
+    ratios = {row["treatment"]: row for row in found.sample_ratios.iter_rows(named=True)}
+    for row in found.verdicts.iter_rows(named=True):
+        name = row["treatment"]
+        mine = found.effects.filter((pl.col("treatment") == name) & (pl.col("segment") == EVERYBODY))
+        treatments[name] = {
+            "verdict": row["verdict"],
+            "reasons": row["reasons"],
+            "sample_ratio_p_value": ratios[name]["p_value"],
+            "metrics": {effect["metric"]: metric_summary(effect) for effect in mine.iter_rows(named=True)},
+        }
+    users = measured.people.users.group_by("variant").len().sort("variant")
+    return {
+        "experiment": settings.experiment,
+        "control": settings.control,
+        "reading": measured.reading,
+        "days": (measured.last.date() - measured.first.date()).days + 1,
+        "users": dict(users.iter_rows()),
+        "users_crossed": measured.people.crossed,
+        "outcomes_before_exposure": measured.rows.before_exposure,
+        "treatments": treatments,
+    }
+
+
+def metric_summary(effect: dict[str, Any]) -> Summary:
+    """One metric of one treatment; the interval is the one that decides."""
+    low, high = deciding_interval(effect)
+    names = ("verdict", "effect", "relative", "p_adjusted", "minimum_detectable", "variance_reduction")
+    return {"control": effect["control_mean"], "low": low, "high": high} | {
+        name: effect[name] for name in names
+    }
+
+
+def moment(found: Any) -> datetime:
+    """The least or largest time of a column that holds one."""
+    assert isinstance(found, datetime)
+    return found

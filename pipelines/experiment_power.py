@@ -1,0 +1,150 @@
+"""Before an experiment: the users and days that a lift needs, and the smallest effect that given days would show."""
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipelines.experiment_analysis import metric_of, read_outcomes, same_ids
+from pipelines.inputs import source_of
+from pipelines.outcomes import NothingToDo
+from pipelines.settings import PowerSettings
+from recsys_meta import ingest, store
+from recsys_meta.ab.experiments.measuring import before, daily, steps, totals
+from recsys_meta.ab.experiments.metrics import EXPOSURES, Metric
+from recsys_meta.ab.experiments.moments import of_users
+from recsys_meta.ab.experiments.population import population
+from recsys_meta.ab.experiments.power import Horizon, days_needed, detectable, horizon, users_needed
+from recsys_meta.reports.power import power_markdown, power_picture
+from recsys_meta.store.atomic import write_bytes_atomically
+from recsys_meta.tables import TIMESTAMP, USER_ID, VALUE
+
+log = logging.getLogger(__name__)
+
+Summary = dict[str, Any]
+
+
+def power(settings: PowerSettings, fingerprint: str) -> Summary:
+    """Measures or takes the stated figures, solves, writes a table and a picture, and prints the table."""
+    horizons = stated(settings) if settings.stated is not None else measured(settings)
+    table = pl.DataFrame([line(settings, at) for at in horizons])
+    lifts = [needs(settings, horizons, lift) for lift in settings.lifts]
+    summary: Summary = {
+        "metric": settings.metric.name,
+        "level": settings.level,
+        "power": settings.power,
+        "horizons": table.to_dicts(),
+        "lifts": lifts,
+    }
+    text = power_markdown(settings.metric.name, table, pl.DataFrame(lifts), settings.level, settings.power)
+    workspace = store.Workspace(settings.workspace)
+    with workspace.lock(f"power-{fingerprint[:8]}"):
+        folder = workspace.root / "power" / fingerprint[:8]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(folder / "power.md", text.encode())
+        write_bytes_atomically(folder / "power.svg", power_picture(settings.metric.name, table).encode())
+        write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1).encode())
+    print(text)
+    print(f"{folder / 'power.svg'}\n")
+    return summary
+
+
+def stated(settings: PowerSettings) -> list[Horizon]:
+    """The horizons of stated figures: every day brings as many users, who are as the others."""
+    given = settings.stated
+    assert given is not None
+    reduction = given.covariate_correlation**2
+    deviation = given.standard_deviation * float(np.sqrt(1.0 - reduction))
+    return [
+        Horizon(days, round(given.users_a_day * days), given.mean, deviation, reduction or None)
+        for days in sorted(settings.days)
+    ]
+
+
+def measured(settings: PowerSettings) -> list[Horizon]:
+    """Each horizon as a test would have been over the last so many days: who came, and what they did from then on."""
+    metric = metric_of(settings.metric)
+    interactions, outcomes = read(settings, metric)
+    if interactions.is_empty():
+        raise NothingToDo("there are no interactions to measure on")
+    last, first = interactions[TIMESTAMP].max(), interactions[TIMESTAMP].min()
+    assert isinstance(last, datetime)
+    assert isinstance(first, datetime)
+    end = datetime(last.year, last.month, last.day, tzinfo=UTC) + timedelta(days=1)
+    held = (end.date() - first.date()).days
+    horizons = []
+    for days in sorted(settings.days):
+        if days > held:
+            log.warning("%s days are left out: the interactions span %s", days, held)
+            continue
+        some = interactions.filter(pl.col(TIMESTAMP) >= end - timedelta(days=days))
+        shown = some.select(USER_ID, variant=pl.lit("all"), exposed_at=pl.col(TIMESTAMP))
+        people = population(shown)
+        rows = daily(people, shown, outcomes, until=end).rows
+        covariates = before(people, [metric], interactions, outcomes, over=settings.pre_period)
+        users = totals(steps(people, rows, metric, covariates.get(metric.name)))
+        horizons.append(horizon(days, of_users(users), metric.covariate is not None))
+    if not horizons:
+        raise NothingToDo(f"the interactions span {held} days; expected {min(settings.days)} at least")
+    return horizons
+
+
+def read(settings: PowerSettings, metric: Metric) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Interactions and outcomes; without a table of outcomes the interactions are those of the metric."""
+    given = settings.interactions
+    assert given is not None
+    interactions = ingest.read_interactions(
+        source_of(given),
+        user_id=given.user_id,
+        item_id=given.item_id,
+        value=given.value,
+        timestamp=given.timestamp,
+        time_unit=given.time_unit,
+        value_range=given.value_range,
+        duplicates="keep",
+        max_quarantined_share=settings.max_quarantined_share,
+    ).table
+    if settings.outcomes is None:
+        own = interactions.select(
+            USER_ID,
+            metric=pl.lit(metric.outcome),
+            value=pl.col(VALUE).cast(pl.Float64),
+            occurred_at=pl.col(TIMESTAMP),
+        )
+        return interactions, own
+    outcomes = read_outcomes(settings.outcomes, metric.sources - {EXPOSURES}, settings.max_quarantined_share)
+    return interactions, same_ids(outcomes, interactions, "outcomes")
+
+
+def line(settings: PowerSettings, at: Horizon) -> Summary:
+    """One horizon with the smallest effects that it shows."""
+    found = detectable(
+        at,
+        share=settings.treatment_share,
+        level=settings.level,
+        power=settings.power,
+        planned_days=settings.planned_days,
+    )
+    return {
+        **at._asdict(),
+        "minimum_detectable": found.once,
+        "relative": found.once / at.mean if at.mean else None,
+        "minimum_detectable_always": found.always,
+        "relative_always": found.always / at.mean if at.mean else None,
+    }
+
+
+def needs(settings: PowerSettings, horizons: list[Horizon], lift: float) -> Summary:
+    """The users and days that one lift needs; none where the mean is zero, of which there is no share."""
+    if not all(at.mean and at.deviation for at in horizons):
+        return {"lift": lift, "users": None, "days": None, "days_at_that_pace": None}
+    needed = [
+        users_needed(at, lift, share=settings.treatment_share, level=settings.level, power=settings.power)
+        for at in horizons
+    ]
+    reached, pace = days_needed(horizons, needed)
+    place = -1 if reached is None else [at.days for at in horizons].index(reached)
+    return {"lift": lift, "users": needed[place], "days": reached, "days_at_that_pace": pace}

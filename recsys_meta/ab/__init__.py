@@ -1,0 +1,1 @@
+"""Offline A/B analysis: policies, off-policy estimators, experiment statistics over tables of logged actions."""

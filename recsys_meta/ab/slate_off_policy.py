@@ -1,0 +1,126 @@
+"""Off-policy evaluation of slates: several items shown together, their rewards added up, positions filled from the top."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from recsys_meta.ab.estimators.sample import Codes, Numbers, Sample
+from recsys_meta.ab.estimators.slates import SlateSample, available_for_slates
+from recsys_meta.ab.intervals import Kind, Resamples, resamples
+from recsys_meta.ab.logged_actions import POSITION, PROPENSITY, REWARD, SLATE_ID, LoggedActions, LogsError
+from recsys_meta.ab.off_policy import DEFAULT_KIND, Evidence, Models, OffPolicy, evaluated
+from recsys_meta.ab.policies import Policy, supported_share, target_probabilities
+from recsys_meta.ab.verdict import Limits
+from recsys_meta.tables import ITEM_ID
+
+# How the positions of a slate are filled: by draws without replacement (Plackett-Luce), or each by a draw of its own.
+Filling = Literal["without replacement", "independently"]
+
+SLATE_ANSWERS = ("Cascade-DR", "RIPS")
+
+_SLATE, _TARGET, _ABOVE = "slate", "target", "above"
+_LEAST_LEFT = (
+    1e-12  # of the target's probability on what is not shown yet: below it nothing is left to choose
+)
+
+
+def slate_off_policy(
+    logs: LoggedActions,
+    policy: Policy,
+    *,
+    filling: Filling = "without replacement",
+    models: Models | None = None,
+    estimators: Sequence[str] | None = None,
+    kind: Kind = DEFAULT_KIND,
+    level: float = 0.95,
+    drawn: Resamples | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    limits: Limits | None = None,
+) -> OffPolicy:
+    """Everything that logged slates say about a policy; values are per slate. Arguments as of ``off_policy``.
+
+    policy: probabilities of the items for a position; without replacement they are those of the first position, and further down
+    those that are left, made to add up to 1 again: as a Plackett-Luce model does.
+    Raises LogsError without slates and positions, without propensities, or where a policy depends on the position.
+    """
+    if filling == "without replacement" and POSITION in policy.keys:
+        raise LogsError(
+            f"policy {policy.name!r} depends on the position, and positions are filled without replacement; expected one"
+            " distribution for the whole slate, from which each position takes what is left"
+        )
+    logs = ordered(logs)
+    sample = slate_sample_of(logs, policy, filling, models)
+    n_users = int(sample.users.max()) + 1
+    drawn = drawn or resamples(n_users, draws, seed)
+    whole = Sample(
+        sample.users, sample.total(sample.rewards), np.ones(len(sample.users)), sample.whole
+    )  # so that the weights are those of whole slates
+    found = [
+        (estimator.name, estimator.contributions(sample), estimator.note)
+        for estimator in available_for_slates(sample)
+        if estimators is None or estimator.name in estimators
+    ]
+    evidence = Evidence(whole, logs.clustered, logs.origin, supported_share(policy, logs), "slate")
+    return evaluated(policy, evidence, found, SLATE_ANSWERS, kind, level, drawn, limits)
+
+
+def ordered(logs: LoggedActions) -> LoggedActions:
+    """The same logs by slate and position. Raises LogsError without slates, positions or propensities."""
+    missing = [name for name in (SLATE_ID, POSITION, PROPENSITY) if name not in logs.table.columns]
+    if missing:
+        raise LogsError(f"logged slates lack {missing}; found {logs.table.columns}")
+    return logs._replace(table=logs.table.sort(SLATE_ID, POSITION))
+
+
+def slate_sample_of(
+    logs: LoggedActions, policy: Policy, filling: Filling, models: Models | None
+) -> SlateSample:
+    """The slates as the estimators see them. logs: ordered."""
+    slates = (logs.table[SLATE_ID].rank("dense").cast(pl.Int64) - 1).to_numpy()
+    probabilities = target_probabilities(policy, logs)
+    table = pl.DataFrame({_SLATE: slates, _TARGET: probabilities, PROPENSITY: logs.propensities})
+    above = (pl.col(_TARGET).cum_sum() - pl.col(_TARGET)).over(_SLATE)
+    table = table.with_columns(above.alias(_ABOVE))
+    left = np.maximum(1.0 - table[_ABOVE].to_numpy(), 0.0)
+    if filling == "independently":
+        left = np.ones(len(left))
+    conditional = np.divide(probabilities, left, out=np.zeros(len(left)), where=left > _LEAST_LEFT)
+    weights = np.minimum(conditional, 1.0) / table[PROPENSITY].to_numpy()
+    prefix = pl.DataFrame({_SLATE: slates, "w": weights}).select(pl.col("w").cum_prod().over(_SLATE))
+    firsts = np.flatnonzero(np.diff(slates, prepend=-1))
+    users = logs.users[firsts]
+    _, users = np.unique(users, return_inverse=True)
+    sample = SlateSample(
+        slates,
+        users,
+        logs.table[REWARD].to_numpy(),
+        weights,
+        prefix["w"].to_numpy(),
+        independent=filling == "independently",
+    )
+    if models is None:
+        return sample
+    values = models.plain.values(logs, policy)
+    if filling == "without replacement":
+        taken = _taken(logs, models, slates, probabilities)
+        values = np.divide(values - taken, left, out=np.zeros(len(left)), where=left > _LEAST_LEFT)
+    return sample._replace(model_value=values, model_reward=models.plain.rewards(logs))
+
+
+def _taken(logs: LoggedActions, models: Models, slates: Codes, probabilities: Numbers) -> Numbers:
+    """What the items above each row would have added to its v_k, [n]: they cannot be placed again."""
+    rows = logs.table.with_columns(
+        pl.Series(_SLATE, slates), pl.Series(_TARGET, probabilities), pl.int_range(pl.len()).alias("row")
+    )
+    pairs = rows.drop(ITEM_ID, _TARGET).join(
+        rows.select(_SLATE, ITEM_ID, _TARGET, pl.col("row").alias("other")), on=_SLATE
+    )
+    pairs = pairs.filter(pl.col("other") < pl.col("row"), pl.col(_TARGET) > 0)
+    if pairs.is_empty():
+        return np.zeros(len(rows))
+    predicted = models.plain.at(pairs, pairs["row"].to_numpy())
+    added = np.bincount(pairs["row"].to_numpy(), pairs[_TARGET].to_numpy() * predicted, len(rows))
+    return added.astype(np.float64)

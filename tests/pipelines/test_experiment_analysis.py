@@ -1,0 +1,153 @@
+"""The story of an experiment, on the one that ships with the project and on files of one's own."""
+
+import json
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from pipelines.experiment_analysis import experiment
+from pipelines.loading import load
+from pipelines.outcomes import ConfigError, NothingToDo
+from pipelines.settings import ExperimentSettings
+from recsys_meta.cli import main
+from recsys_meta.ingest import InputError
+from recsys_meta.ingest.sample_experiment import LIFT, sample_experiment
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = REPOSITORY / "configs" / "ab_experiment.yaml"
+
+
+def run(folder: Path, *overrides: tuple[str, str], config: Path = CONFIG) -> dict:
+    loaded = load(ExperimentSettings, [config], [("workspace", str(folder / "workspace")), *overrides])
+    return experiment(loaded.settings, loaded.fingerprint)
+
+
+def test_the_experiment_of_the_sample_world_finds_the_truth(tmp_path, capsys) -> None:
+    summary = run(tmp_path)
+    assert summary["reading"] == "once"
+    (new,) = summary["treatments"].values()
+    assert new["verdict"] == "better"
+    plays = new["metrics"]["plays per slate"]
+    truth = (LIFT - 1.0) * plays["control"]
+    assert plays["low"] < truth < plays["high"]
+    assert new["metrics"]["plays"]["variance_reduction"] > 0.15
+    assert new["metrics"]["skips per slate"]["verdict"] == "kept"
+    printed = capsys.readouterr().out
+    assert "**new: better**" in printed
+    (folder,) = (tmp_path / "workspace" / "experiments").iterdir()
+    assert json.loads((folder / "result.json").read_text())["treatments"] == summary["treatments"]
+    with duckdb.connect(str(tmp_path / "workspace" / "experiments.duckdb"), read_only=True) as connection:
+        assert connection.sql("SELECT treatment, verdict FROM experiments").fetchall() == [("new", "better")]
+        days = connection.sql("SELECT count(*) FROM experiment_looks WHERE metric = 'plays'").fetchall()
+    assert days == [(14,)]
+
+
+def test_before_the_planned_end_always_valid_intervals_decide(tmp_path) -> None:
+    once, always = (
+        run(tmp_path, ("planned_end", end))["treatments"]["new"]["metrics"]["plays"]
+        for end in ("2026-11-13", "2026-11-30")
+    )
+    assert once["effect"] == always["effect"]
+    assert always["high"] - always["low"] > once["high"] - once["low"]
+
+
+def test_rows_after_the_planned_end_do_not_count(tmp_path) -> None:
+    summary = run(tmp_path, ("planned_end", "2026-11-05"), ("planned_days", "6"))
+    assert summary["reading"] == "once"
+    short = summary["treatments"]["new"]["metrics"]["plays"]
+    assert short["control"] < run(tmp_path)["treatments"]["new"]["metrics"]["plays"]["control"]
+    with pytest.raises(NothingToDo, match="nobody was exposed before 2026-10-02"):
+        run(tmp_path, ("planned_end", "2026-10-01"))
+
+
+def test_the_sample_experiment_is_what_its_generator_makes() -> None:
+    sample = REPOSITORY / "data" / "sample"
+    made = sample_experiment(
+        *(pl.read_parquet(sample / f"{name}.parquet") for name in ("interactions", "users"))
+    )
+    for name, table in zip(("exposures", "outcomes"), made, strict=True):
+        assert pl.read_parquet(REPOSITORY / "data" / "experiment" / f"{name}.parquet").equals(table)
+
+
+def test_a_duckdb_table_with_other_names_will_do_and_one_metric_of_its_own_file(tmp_path) -> None:
+    exposures = pl.read_parquet(REPOSITORY / "data" / "experiment" / "exposures.parquet").to_arrow()
+    clicks = pl.read_parquet(REPOSITORY / "data" / "experiment" / "outcomes.parquet").filter(metric="play")
+    with duckdb.connect(str(tmp_path / "logs.duckdb")) as connection:
+        connection.register("found", exposures)
+        connection.execute(
+            'CREATE TABLE shown AS SELECT user_id AS who, variant AS arm, exposed_at AS "at" FROM found'
+        )
+    clicks.select(pl.col("user_id").alias("who"), pl.col("occurred_at").alias("at")).write_parquet(
+        tmp_path / "clicks.parquet"
+    )
+    (tmp_path / "own.yaml").write_text(
+        "workspace: workspace\n"
+        "exposures: {path: logs.duckdb, table: shown, experiment: null, user_id: who, variant: arm, exposed_at: at}\n"
+        "outcomes: {path: clicks.parquet, user_id: who, metric: null, called: click, value: null, occurred_at: at}\n"
+        "control: old\n"
+        "metrics: [click, {name: clickers, outcome: click, aggregate: any}]\n"
+        "min_users: 50\n"
+    )
+    summary = run(tmp_path, config=tmp_path / "own.yaml")
+    assert set(summary["treatments"]["new"]["metrics"]) == {"click", "clickers"}
+    expected = run(tmp_path, ("planned_end", "null"), ("metrics", "[play]"))["treatments"]["new"]["metrics"][
+        "play"
+    ]
+    assert summary["treatments"]["new"]["metrics"]["click"]["effect"] == expected["effect"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([("shares", "null"), ("control", "odl")], "control 'odl' was not found"),
+        ([("shares", "null"), ("shares", "{old: 1, newer: 1}")], "found new; expected old, newer"),
+        ([("exposures.variant", "varient")], "column 'varient' was not found; did you mean 'variant'"),
+        ([("metrics", "[plays]")], "metric 'plays' was not found; did you mean 'play'"),
+    ],
+)
+def test_what_the_data_cannot_answer_is_an_error_that_says_why(overrides, message, tmp_path) -> None:
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([("metrics", "[{name: a, guardrail: 0.1}]")], "all metrics are guardrails"),
+        ([("metrics", "[a, a]")], "metrics a stand twice"),
+        ([("metrics", "[{name: a, per: b}]")], "per belongs to kind: ratio"),
+        ([("interactions", "null")], "covariates of plays, minutes are taken from interactions"),
+        ([("segments", "[colour]")], "no users.categorical"),
+        ([("control", "older")], "control 'older' is none of shares"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_errors(overrides, message, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path, *overrides)
+
+
+def test_the_command_ends_with_the_verdict_as_json(tmp_path, capsys) -> None:
+    assert (
+        main(["ab", "--config", str(CONFIG), "--workspace", str(tmp_path), "--segments", "[]", "--quiet"])
+        == 0
+    )
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["treatments"]["new"]["verdict"] == "better"
+
+
+def test_random_splits_of_the_same_users_tell_what_the_analysis_is_worth(tmp_path, capsys) -> None:
+    arguments = ["ab", "--config", str(CONFIG), "--workspace", str(tmp_path), "--quiet", "--aa"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads(printed.splitlines()[-1])
+    rates = summary["false_positives"]
+    assert set(rates) == {"plays", "plays per slate", "minutes", "skips per slate"}
+    for found in rates.values():
+        assert 0.04 <= found["by_user"]["rate"] <= 0.06
+    assert rates["plays per slate"]["by_row"]["rate"] > 0.10
+    assert "| plays per slate | by row | 2,000 |" in printed
+    assert "**off**" in printed
+    with duckdb.connect(str(tmp_path / "experiments.duckdb"), read_only=True) as connection:
+        assert connection.sql("SELECT count(*), min(draws) FROM experiment_aa").fetchall() == [(8, 2000)]
