@@ -337,7 +337,9 @@ class TrainingSettings(Settings):
         default=timedelta(minutes=1),
         description="between two checkpoints within an epoch; each epoch ends with one",
     )
-    accelerator: str = Field(default="auto", description="auto, cpu, gpu or mps, as Lightning names them")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
+        default="auto", description="where to compute; the CPU, and a line that says so, where that is absent"
+    )
 
 
 class AdaptationSettings(Settings):
