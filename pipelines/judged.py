@@ -65,6 +65,9 @@ class Trial(NamedTuple):
     training_users: pl.Series
     item_ids: pl.Series  # the items that the tasks speak of: rows of the judged catalogue
     moment: datetime | None = None  # what is known lies before it; None where time is unknown, or not cut
+    horizon: timedelta | None = (
+        None  # of a night: how far after its moment the query may lie, and all support before it
+    )
 
     def known(self) -> Histories:
         """What everybody did, on the items of the trial."""
@@ -266,7 +269,7 @@ def next_day_trial(settings: Story, protocol: NextDayProtocol, inputs: Inputs) -
         "ranking",
         newest=True,
     )
-    return Trial(tasks, learned, warm, items, moment)
+    return Trial(tasks, learned, warm, items, moment, timedelta(days=1))
 
 
 def judged_by(

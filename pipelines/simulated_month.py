@@ -1,25 +1,38 @@
-"""A simulated month on the sample world: two policies, what would be logged of them, and the truth beside it."""
+"""A simulated month on the sample world: two policies, their logs, what both analyses say of these, and the truth beside it."""
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 import torch
+import yaml
 from torch import Tensor
 
+from pipelines.ab_analysis import WHOLE, ope
 from pipelines.construction import check_classes
+from pipelines.experiment_analysis import experiment
 from pipelines.loading import load
 from pipelines.nightly import nightly
 from pipelines.outcomes import ConfigError
-from pipelines.settings import NightSettings, SimulateSettings, SlateSettings, VariantSettings
+from pipelines.settings import (
+    ExperimentSettings,
+    NightSettings,
+    OffPolicySettings,
+    SimulateSettings,
+    SlateSettings,
+    VariantSettings,
+)
 from recsys_meta import store
 from recsys_meta.ab.simulation import (
+    CLICK,
     Audience,
     Month,
+    TrueValues,
     Truth,
-    Value,
     Variant,
     habits,
     logged_actions,
@@ -28,6 +41,7 @@ from recsys_meta.ab.simulation import (
     simulated_month,
     slate_probabilities,
     true_values,
+    visits_of_a_user,
 )
 from recsys_meta.ab.slate_policies import PlackettLuce
 from recsys_meta.episodes import rows_of, user_keys
@@ -42,6 +56,13 @@ Summary = dict[str, Any]
 MONTH_FILE = "month.duckdb"
 EXPERIMENT = "simulated-month"
 CONTROL, TREATMENT = "control", "treatment"
+OPE_TOP, OPE_VISIT, AB = "ope-top", "ope-visit", "ab"  # names of the configs that are written
+_PER_SHOWN, _PER_VISIT, _PER_USER, _PER_TOP = (
+    "clicks of a shown item",
+    "clicks of a visit",
+    "clicks of a user",
+    "clicks on the first position",
+)
 
 
 class Side(NamedTuple):
@@ -62,12 +83,25 @@ class Simulated(NamedTuple):
     treatment: Variant
     month: Month
     actions: pl.DataFrame  # those of control, each with the probability that the treatment gives it
-    truth: Truth
-    naive: float
+    truth: TrueValues
+
+
+class Answer(NamedTuple):
+    """What somebody says of one figure, or what is true of it."""
+
+    figure: str
+    who: str
+    control: float
+    treatment: float | None  # None: no answer is given
+    difference: float | None
+    low: float | None = None  # of the difference
+    high: float | None = None
+    treatment_low: float | None = None
+    treatment_high: float | None = None
 
 
 def simulate(settings: SimulateSettings, fingerprint: str) -> Summary:
-    """Two nights give the scores; a month is drawn from them, written, and told beside the truth."""
+    """Two nights give the scores; a month is drawn from them and written; both analyses read it; all is told beside the truth."""
     sides = [side_of(settings, name) for name in (CONTROL, TREATMENT)]
     check_sides(*sides)
     workspace = store.Workspace(settings.workspace)
@@ -77,10 +111,16 @@ def simulate(settings: SimulateSettings, fingerprint: str) -> Summary:
         control, treatment = (variant_of(settings, side, candidates, audience) for side in sides)
         found = simulated(settings, audience, control, treatment)
         write_tables(settings.workspace, MONTH_FILE, tables_of(found))
-    print(
-        f"{told(found)}\nLogs and truth are in {settings.workspace / MONTH_FILE}, and as Parquet beside it.\n"
-    )
-    return summary_of(found)
+        configs = write_configs(settings, sides[0].night)
+    valued = {}
+    for name in (OPE_TOP, OPE_VISIT):
+        logs = load(OffPolicySettings, [configs[name]])
+        valued[name] = ope(logs.settings, logs.fingerprint)[WHOLE]
+    test = load(ExperimentSettings, [configs[AB]])
+    tested = experiment(test.settings, test.fingerprint)
+    rows = answers(found, valued, tested)
+    print(f"{told(rows)}\nLogs, truth and the configs of both analyses are in {settings.workspace}\n")
+    return summary_of(found, rows)
 
 
 def side_of(settings: SimulateSettings, name: str) -> Side:
@@ -188,9 +228,7 @@ def simulated(
     actions = actions.with_columns(slate_probabilities(actions, audience, treatment))
     log.info("the truth ...")
     truth = true_values(audience, control, treatment, draws=settings.truth_draws, seed=settings.seed)
-    return Simulated(
-        audience, control, treatment, month, actions, truth, naive_value(actions, audience, treatment)
-    )
+    return Simulated(audience, control, treatment, month, actions, truth)
 
 
 def tables_of(found: Simulated) -> dict[str, pl.DataFrame]:
@@ -202,51 +240,160 @@ def tables_of(found: Simulated) -> dict[str, pl.DataFrame]:
         "pools": pools(found.audience, [found.control, found.treatment]),
         "truth": pl.DataFrame(
             [
-                {"what": name, "clicks_per_visit": value.mean, "standard_error": value.standard_error}
-                for name, value in found.truth._asdict().items()
+                {"figure": figure, "of": name, "clicks": value.mean, "standard_error": value.standard_error}
+                for figure, truth in found.truth._asdict().items()
+                for name, value in truth._asdict().items()
             ]
         ),
     }
 
 
-def told(found: Simulated) -> str:
-    """The truth, and what a dashboard would say of it, as Markdown."""
-    shown = {
-        CONTROL: clicks_per_visit(found.month, CONTROL),
-        TREATMENT: clicks_per_visit(found.month, TREATMENT),
+def write_configs(settings: SimulateSettings, night: NightSettings) -> dict[str, Path]:
+    """The configs of the analyses, as anybody would write them for the tables beside them."""
+    logs = {"path": "logged_actions.parquet", "propensity": "propensity", "user_id": USER_ID}
+    target, against = (
+        {"kind": "table", "path": "pools.parquet", "where": f"variant = '{name}'", "keys": [USER_ID]}
+        for name in (TREATMENT, CONTROL)
+    )
+    contents: dict[str, Summary] = {
+        OPE_TOP: {
+            "name": "treatment on the first position, from the logs of control",
+            "workspace": ".",
+            "logs": logs | {"where": "position = 1"},
+            "target": target,
+            "against": against,
+        },
+        # No policy to compare with: below the first position, what control explores is no Plackett-Luce model's.
+        OPE_VISIT: {
+            "name": "whole slates of treatment, from the logs of control",
+            "workspace": ".",
+            "logs": logs | {"position": "position", "slate_id": "slate_id"},
+            "target": target,
+        },
+        AB: {
+            "workspace": ".",
+            "experiment": EXPERIMENT,
+            "exposures": {"path": "exposures.parquet"},
+            "outcomes": {"path": "outcomes.parquet"},
+            "interactions": {
+                "path": str(night.interactions.path),
+                "timestamp": night.interactions.timestamp,
+            },
+            "control": CONTROL,
+            "shares": {CONTROL: 1 - settings.treated, TREATMENT: settings.treated},
+            "planned_end": settings.first + timedelta(days=settings.days - 1),
+            "planned_days": settings.days,
+            "metrics": [
+                {"name": _PER_SHOWN, "outcome": CLICK, "kind": "ratio"},
+                {"name": _PER_USER, "outcome": CLICK, "covariate": "interactions"},
+            ],
+        },
     }
-    lines = [
-        "| clicks per visit | control | treatment | difference |",
-        "| --- | --- | --- | --- |",
-        f"| the truth | {_told(found.truth.control)} | {_told(found.truth.treatment)} | {_told(found.truth.difference)} |",
-        f"| seen in the month | {shown[CONTROL]:.4f} | {shown[TREATMENT]:.4f} | {shown[TREATMENT] - shown[CONTROL]:+.4f} |",
-        f"| naive, from the logs of control | {shown[CONTROL]:.4f} | {found.naive:.4f} | {found.naive - shown[CONTROL]:+.4f} |",
+    paths = {name: settings.workspace / f"{name}.yaml" for name in contents}
+    for name, content in contents.items():
+        paths[name].write_text(yaml.safe_dump(content, sort_keys=False))
+    return paths
+
+
+def answers(found: Simulated, valued: Mapping[str, Summary], tested: Summary) -> list[Answer]:
+    """Every figure that somebody tells, under its truth."""
+    positions, days = len(found.audience.examined), found.month.exposures["exposed_at"].dt.date().n_unique()
+    metrics = tested["treatments"][TREATMENT]["metrics"]
+    top = found.actions.filter(position=1)
+    slates = found.actions.group_by("slate_id").agg(pl.col("reward").sum())
+    return [
+        truth_of(_PER_VISIT, found.truth.visit, 1.0),
+        naive_of(_PER_VISIT, found, found.actions, positions),
+        valued_of(_PER_VISIT, slates, valued[OPE_VISIT]),
+        tested_of(_PER_VISIT, metrics[_PER_SHOWN], positions),
+        truth_of(_PER_USER, found.truth.visit, visits_of_a_user(found.audience, days)),
+        tested_of(_PER_USER, metrics[_PER_USER], 1),
+        truth_of(_PER_TOP, found.truth.top, 1.0),
+        naive_of(_PER_TOP, found, top, 1),
+        valued_of(_PER_TOP, top, valued[OPE_TOP]),
     ]
+
+
+def truth_of(figure: str, truth: Truth, times: float) -> Answer:
+    """What is true."""
+    return Answer(figure, "the truth", *(value.mean * times for value in truth))
+
+
+def naive_of(figure: str, found: Simulated, actions: pl.DataFrame, times: int) -> Answer:
+    """What a look at the click rates says."""
+    control = float(actions["reward"].sum() / actions.height)
+    treatment = naive_value(actions, found.audience, found.treatment)
+    values = (times * value for value in (control, treatment, treatment - control))
+    return Answer(figure, "click rates in the logs of control", *values)
+
+
+def tested_of(figure: str, metric: Summary, times: int) -> Answer:
+    """What the experiment says."""
+    control, effect, low, high = (times * metric[name] for name in ("control", "effect", "low", "high"))
+    return Answer(
+        figure, f"the experiment: {metric['verdict']}", control, control + effect, effect, low, high
+    )
+
+
+def valued_of(figure: str, logged: pl.DataFrame, said: Summary) -> Answer:
+    """What off-policy evaluation says of the logs of control, if anything; only a paired difference has an interval."""
+    control = float(logged["reward"].sum() / logged.height)
+    answer, gained = said["answer"] or {}, said.get("difference") or {}
+    who = f"off-policy, from the logs of control{'' if not answer else ' by ' + answer['estimator']}: {said['verdict']}"
+    difference, value = gained.get("value"), answer.get("value")
+    if difference is None and value is not None:
+        difference = value - control
+    return Answer(
+        figure,
+        who,
+        control,
+        value,
+        difference,
+        gained.get("low"),
+        gained.get("high"),
+        answer.get("low"),
+        answer.get("high"),
+    )
+
+
+def told(rows: Sequence[Answer]) -> str:
+    """The answers as Markdown."""
+    lines = [
+        "| figure | who says so | control | treatment | its interval | difference | its interval |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        treatment = "none" if row.treatment is None else f"{row.treatment:.4f}"
+        difference = "none" if row.difference is None else f"{row.difference:+.4f}"
+        cells = [
+            row.figure,
+            row.who,
+            f"{row.control:.4f}",
+            treatment,
+            _between(row.treatment_low, row.treatment_high, ".4f"),
+            difference,
+            _between(row.low, row.high, "+.4f"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def clicks_per_visit(month: Month, variant: str) -> float:
-    """What was seen."""
-    actions = logged_actions(month, variant)
-    return float(actions["reward"].sum() / actions["slate_id"].n_unique())
+def _between(low: float | None, high: float | None, form: str) -> str:
+    return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
-def summary_of(found: Simulated) -> Summary:
+def summary_of(found: Simulated, rows: Sequence[Answer]) -> Summary:
     """What the last line says."""
+    shown = found.month.exposures
+    users = shown.group_by("variant").agg(pl.col(USER_ID).n_unique()).sort("variant")
     return {
-        "visits": found.month.exposures.select(USER_ID, "exposed_at").n_unique(),
-        "exposures": found.month.exposures.height,
+        "visits": shown.select(USER_ID, "exposed_at").n_unique(),
+        "exposures": shown.height,
         "clicks": found.month.outcomes.height,
-        "users": dict(
-            found.month.exposures.group_by("variant")
-            .agg(pl.col(USER_ID).n_unique())
-            .sort("variant")
-            .iter_rows()
-        ),
-        "truth": {name: value._asdict() for name, value in found.truth._asdict().items()},
-        "naive": found.naive,
+        "users": dict(users.iter_rows()),
+        "standard_errors_of_the_truth": {
+            figure: {name: value.standard_error for name, value in truth._asdict().items()}
+            for figure, truth in found.truth._asdict().items()
+        },
+        "answers": [row._asdict() for row in rows],
     }
-
-
-def _told(value: Value) -> str:
-    return f"{value.mean:.4f} ± {value.standard_error:.4f}"

@@ -73,11 +73,18 @@ class Value(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """Expected clicks of a visit under each of two policies, and what the one has over the other."""
+    """One figure under each of two policies, and what the one has over the other."""
 
     control: Value
     treatment: Value
     difference: Value
+
+
+class TrueValues(NamedTuple):
+    """What is true of two policies."""
+
+    visit: Truth  # expected clicks of a visit
+    top: Truth  # expected clicks of a visit on the first position
 
 
 class Shown(NamedTuple):
@@ -191,8 +198,8 @@ def _day(
 
 def true_values(
     audience: Audience, control: Variant, treatment: Variant, *, draws: int, seed: int = 0
-) -> Truth:
-    """Expected clicks of a visit, users weighing what they visit, by Monte Carlo over slates alone.
+) -> TrueValues:
+    """Expected clicks, users weighing what they visit, by Monte Carlo over slates alone.
 
     No estimator and no log has a part in it: slates are drawn, and what is examined and attractive is known of each.
     Both policies are drawn from in every repetition, and the error of their difference is that of the differences.
@@ -207,13 +214,19 @@ def true_values(
     )  # whoever is shown nothing leaves no log
     weight = audience.visiting * offered
     weight = weight / weight.sum()
-    found = torch.zeros(2, draws, dtype=torch.float64)
+    found = torch.zeros(2, draws, len(audience.examined), dtype=torch.float64)
     for number in range(draws):
         for row, variant in enumerate((control, treatment)):
             items = slates_on(variant, audience, everybody, int(hashed(seed, _TRUTH, row, number))).items
             attraction = audience.attraction.gather(1, items.clamp(min=0)) * (items >= 0)
-            found[row, number] = ((attraction * audience.examined).sum(1) * weight).sum()
-    return Truth(*(_value(column) for column in (found[0], found[1], found[1] - found[0])))
+            found[row, number] = weight @ (attraction * audience.examined)
+    return TrueValues(_truth(found.sum(2)), _truth(found[..., 0]))
+
+
+def visits_of_a_user(audience: Audience, days: int) -> float:
+    """Expected visits in so many days of a user who comes at all: what turns clicks of a visit into clicks of a user."""
+    comes = 1 - (1 - audience.visiting) ** days
+    return float(days * audience.visiting.sum() / comes.sum())
 
 
 def logged_actions(month: Month, variant: str) -> pl.DataFrame:
@@ -235,8 +248,10 @@ def logged_actions(month: Month, variant: str) -> pl.DataFrame:
 
 
 def naive_value(actions: pl.DataFrame, audience: Audience, variant: Variant) -> float:
-    """What one might read off the logs without propensities: clicks of a visit, were every row as good as those that show
+    """What one might read off the logs without propensities: the clicks of a row, were every row as good as those that show
     what this variant ranks best for the user, as many as a slate has positions. Right only where nothing but the item counts.
+
+    actions: of ``logged_actions``, or some of them.
     """
     best = variant.items[:, : len(audience.examined)]
     present = best >= 0
@@ -247,8 +262,8 @@ def naive_value(actions: pl.DataFrame, audience: Audience, variant: Variant) -> 
             ITEM_ID: audience.item_ids.gather(_series(best[present])),
         }
     )
-    agreeing = actions.join(wanted, on=[USER_ID, ITEM_ID], how="semi")
-    return float(agreeing["reward"].mean() or 0.0) * len(audience.examined)  # type: ignore[arg-type]
+    rewards = actions.join(wanted, on=[USER_ID, ITEM_ID], how="semi")["reward"]
+    return float(rewards.sum() / max(len(rewards), 1))
 
 
 def slate_probabilities(actions: pl.DataFrame, audience: Audience, variant: Variant) -> pl.Series:
@@ -291,6 +306,11 @@ def pools(audience: Audience, variants: Sequence[Variant]) -> pl.DataFrame:
             ).select(pl.lit(variant.name).alias("variant"), pl.lit(variant.run_id).alias("run_id"), pl.all())
         )
     return pl.concat(tables)
+
+
+def _truth(draws: Tensor) -> Truth:
+    """draws: [2, n]."""
+    return Truth(_value(draws[0]), _value(draws[1]), _value(draws[1] - draws[0]))
 
 
 def _value(draws: Tensor) -> Value:

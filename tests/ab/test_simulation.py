@@ -19,6 +19,7 @@ from recsys_meta.ab.simulation import (
     slate_probabilities,
     slates_on,
     true_values,
+    visits_of_a_user,
 )
 from recsys_meta.ab.slate_policies import PlackettLuce
 from recsys_meta.hashing import hashed
@@ -128,8 +129,12 @@ def test_the_truth_is_what_plain_sums_say() -> None:
     liked = torch.linspace(0.6, 0.1, ITEMS, dtype=torch.float64)
     world = audience()._replace(attraction=liked.expand(USERS, -1))
     certain = popular(temperature=0.0, exploration=0.0)
-    truth = true_values(world, certain, popular(), draws=100, seed=1)
+    found = true_values(world, certain, popular(), draws=100, seed=1)
+    truth, top = found.visit, found.top
     assert truth.control.mean == pytest.approx(0.6 + 0.5 * 0.5)
+    assert top.control.mean == pytest.approx(0.6)
+    first = popular().policy.next_shown(popular().scores[:1], torch.zeros(1, ITEMS, dtype=torch.bool))[0]
+    assert abs(top.treatment.mean - (first @ liked).item()) < 4 * top.treatment.standard_error
     assert truth.control.standard_error == pytest.approx(0.0, abs=1e-12)
     # Of two positions the sum over all pairs is short.
     pairs = [(i, j) for i in range(ITEMS) for j in range(ITEMS) if i != j]
@@ -147,18 +152,28 @@ def test_who_visits_more_weighs_more_in_the_truth() -> None:
     some = audience(users=2)
     lopsided = some._replace(visiting=torch.tensor([0.3, 0.1], dtype=torch.float64))
     first_only = popular(users=2, temperature=0.0, exploration=0.0)
-    truth = true_values(lopsided, first_only, first_only, draws=2)
+    truth = true_values(lopsided, first_only, first_only, draws=2).visit
     assert truth.control.mean == pytest.approx(0.75 * (0.8 + 0.05) + 0.25 * (0.1 + 0.4))
     assert truth.difference.mean == 0
 
 
 def test_the_month_agrees_with_the_truth() -> None:
     found = month(days=40)
-    truth = true_values(audience(), popular(), personal(), draws=20)
+    truth = true_values(audience(), popular(), personal(), draws=20).visit
     for name, value in (("control", truth.control), ("treatment", truth.treatment)):
         slates = logged_actions(found, name).group_by("slate_id", "user_id").agg(pl.col("reward").sum())
         users = slates.group_by("user_id").agg(pl.col("reward").mean())["reward"]
         assert abs(slates["reward"].mean() - value.mean) < 4 * users.std() / len(users) ** 0.5
+
+
+def test_a_user_who_comes_at_all_comes_as_often_as_was_seen() -> None:
+    rare = audience()._replace(visiting=torch.full((USERS,), 0.05, dtype=torch.float64))
+    assert visits_of_a_user(rare, 1) == pytest.approx(1.0)
+    shown = simulated_month(
+        rare, popular(), personal(), experiment="e", first=FIRST, days=30, seed=3
+    ).exposures
+    visits = shown.filter(position=1).group_by("user_id").len()["len"]
+    assert abs(visits.mean() - visits_of_a_user(rare, 30)) < 4 * visits.std() / len(visits) ** 0.5
 
 
 def test_the_naive_figure_takes_the_rows_that_agree_as_they_come() -> None:
@@ -166,7 +181,7 @@ def test_the_naive_figure_takes_the_rows_that_agree_as_they_come() -> None:
         {"user_id": ["u0", "u0", "u1"], "item_id": [10, 60, 20], "reward": [1.0, 1.0, 0.0]},
         schema_overrides={"item_id": pl.Int32},
     )
-    assert naive_value(actions, audience(users=2), personal(users=2)) == pytest.approx(2 * 0.5)
+    assert naive_value(actions, audience(users=2), personal(users=2)) == 0.5
     assert naive_value(actions.clear(), audience(users=2), personal(users=2)) == 0.0
 
 

@@ -1,6 +1,7 @@
 """The simulated month on the sample world: what is written, and that it is what nights would have shown."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -10,8 +11,8 @@ import pytest
 from pipelines.loading import load
 from pipelines.nightly import nightly
 from pipelines.outcomes import ConfigError
-from pipelines.settings import NightSettings, SimulateSettings
-from pipelines.simulated_month import simulate
+from pipelines.settings import ExperimentSettings, NightSettings, OffPolicySettings, SimulateSettings
+from pipelines.simulated_month import simulate, told, valued_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIDE = {
@@ -30,7 +31,7 @@ def settings(workspace: Path, **changes) -> tuple[SimulateSettings, str]:
         "truth_draws": "5",
         "control.settings": json.dumps(SIDE),
         "treatment.settings": json.dumps(
-            {**SIDE, "slate": {"temperature": 0.3, "exploration": 0.05, "pool": 12}}
+            {**SIDE, "slate": {"temperature": 0.6, "pool": 12, "exploration": 0}}
         ),
         **changes,
     }
@@ -54,13 +55,62 @@ def test_what_is_written_is_what_the_summary_counts(simulated) -> None:
     assert counted["exposures"] == summary["exposures"]
     assert 2.99 < summary["exposures"] / summary["visits"] <= 3, "few have met nearly all candidates"
     assert counted["outcomes"] == summary["clicks"]
-    assert counted["truth"] == 3
+    assert counted["truth"] == 6
     assert (
         counted["logged_actions"]
         == pl.read_parquet(workspace / "exposures.parquet").filter(variant="control").height
     )
     assert json.loads(json.dumps(summary)) == summary
     assert set(summary["users"]) == {"control", "treatment"}
+
+
+def test_all_answers_stand_beside_the_truth_and_their_intervals_hold_it(simulated) -> None:
+    workspace, summary = simulated
+    figures: dict[str, dict[str, dict]] = {}
+    for row in summary["answers"]:
+        figures.setdefault(row["figure"], {})[row["who"].partition(" ")[0]] = row
+    assert {figure: set(rows) for figure, rows in figures.items()} == {
+        "clicks of a visit": {"the", "click", "off-policy,"},
+        "clicks of a user": {"the"},
+        "clicks on the first position": {"the", "click", "off-policy,"},
+    }
+    for figure in figures:
+        rows = [row for row in summary["answers"] if row["figure"] == figure]
+        truth, *others = rows
+        assert truth["who"] == "the truth"
+        for row in others:
+            if row["low"] is not None:
+                assert row["low"] < truth["difference"] < row["high"], row
+            if row["treatment_low"] is not None:
+                assert row["treatment_low"] < truth["treatment"] < row["treatment_high"], row
+    bounded = [
+        row for row in summary["answers"] if row["low"] is not None or row["treatment_low"] is not None
+    ]
+    assert len(bounded) == 4, "two experiments, two off-policy evaluations"
+    written = pl.read_parquet(workspace / "truth.parquet").filter(figure="visit", of="difference")
+    assert written["clicks"].item() == summary["answers"][0]["difference"]
+
+
+def test_where_off_policy_evaluation_gives_no_answer_none_is_told() -> None:
+    logged = pl.DataFrame({"reward": [1.0, 0.0]})
+    answer = valued_of("clicks", logged, {"answer": None, "verdict": "not identified"})
+    assert (answer.control, answer.treatment, answer.difference) == (0.5, None, None)
+    last = told([answer]).splitlines()[-1]
+    assert (
+        last
+        == "| clicks | off-policy, from the logs of control: not identified | 0.5000 | none |  | none |  |"
+    )
+
+
+def test_the_configs_that_are_written_are_those_of_the_commands(simulated) -> None:
+    workspace, _ = simulated
+    for name, slates in (("ope-top", False), ("ope-visit", True)):
+        logs = load(OffPolicySettings, [workspace / f"{name}.yaml"]).settings.logs
+        assert logs.path == workspace / "logged_actions.parquet"
+        assert logs.slates == slates
+    test = load(ExperimentSettings, [workspace / "ab.yaml"]).settings
+    assert test.planned_end == date(2026, 11, 2)
+    assert test.shares == {"control": 0.5, "treatment": 0.5}
 
 
 def test_the_month_shows_what_nights_of_these_days_would_publish(simulated, tmp_path) -> None:
