@@ -349,12 +349,16 @@ def _exit_code(error: BaseException) -> int:
     return 74 if _of_the_machine(error) else int(getattr(error, "exit_code", 1))
 
 
-def _without_memory(error: BaseException) -> bool:
-    """Whether memory is what was missing: the message says all, a traceback nothing more."""
+def _of_the_machine(error: BaseException) -> bool:
+    """Whether the machine refused (a full disk, no rights, no memory): the message says all, a traceback nothing more."""
+    if isinstance(error, OSError | MemoryError):
+        return True
     duckdb = sys.modules.get("duckdb")
-    if isinstance(error, MemoryError) or (
-        duckdb is not None and isinstance(error, duckdb.OutOfMemoryException)
-    ):
+    # A checkpoint that the disk refuses is fatal to DuckDB.
+    refusals = (
+        () if duckdb is None else (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
+    )
+    if isinstance(error, refusals):
         return True
     if "torch" not in sys.modules:
         return False
