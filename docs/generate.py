@@ -44,6 +44,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], type[BaseModel] | None], ...] =
     ("The uniform policy", "policies of `kind: uniform`", settings.UniformPolicySettings, None),
     ("A policy in a table", "policies of `kind: table`", settings.TablePolicySettings, settings.SourceSettings),
     ("A policy out of scores", "policies of `kind: scores`", settings.ScoresPolicySettings, settings.SourceSettings),
+    ("A policy in a column of the logs", "policies of `kind: column`", settings.ColumnPolicySettings, None),
     ("As another behaviour did", "policies of `kind: logged`", settings.LoggedPolicySettings, settings.SourceSettings),
     ("A suite", "configs for `suite`", settings.SuiteSettings, None),
     ("Evaluations of a suite", "`evaluations`", settings.EvaluationSettings, None),

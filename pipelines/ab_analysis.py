@@ -13,6 +13,7 @@ from pipelines.inputs import ids_of, source_of
 from pipelines.outcomes import ConfigError
 from pipelines.settings import (
     AnalysisSettings,
+    ColumnPolicySettings,
     LoggedPolicySettings,
     OffPolicySettings,
     PolicySettings,
@@ -25,7 +26,7 @@ from recsys_meta.ab.estimators.slates import SLATE_ESTIMATORS
 from recsys_meta.ab.intervals import resamples
 from recsys_meta.ab.logged_actions import PROPENSITY, LoggedActions, logged_actions, with_uniform_propensities
 from recsys_meta.ab.off_policy import Models, OffPolicy, compare, fitted_models, off_policy
-from recsys_meta.ab.policies import PROBABILITY, Policy, as_logged, from_table, softmax, uniform
+from recsys_meta.ab.policies import PROBABILITY, Policy, as_logged, from_column, from_table, softmax, uniform
 from recsys_meta.ab.slate_off_policy import ordered, slate_off_policy
 from recsys_meta.reports.off_policy import Told, markdown, off_policy_page
 from recsys_meta.store.atomic import write_bytes_atomically
@@ -116,6 +117,10 @@ def read_logs(
     conditions = [condition for condition in (given.where, analysis.where) if condition is not None]
     where = " AND ".join(f"({condition})" for condition in conditions) or None
     actions = ids_of(settings.actions, ITEM_ID)
+    policies = (analysis.target or settings.target, analysis.against or settings.against)
+    columns = list(
+        dict.fromkeys(policy.column for policy in policies if isinstance(policy, ColumnPolicySettings))
+    )
     checked = ingest.read_logged_actions(
         source_of(given.model_copy(update={"where": where})),
         item_id=given.item_id,
@@ -126,6 +131,7 @@ def read_logs(
         slate_id=given.slate_id,
         context=given.context,
         embedding=given.embedding,
+        probabilities=columns,
         actions=actions,
         max_quarantined_share=settings.max_quarantined_share,
     )
@@ -136,7 +142,9 @@ def read_logs(
         table = table.with_columns(pl.col(PROPENSITY) * given.propensity_factor)
     if given.propensity is None and given.origin == "stated":
         table = with_uniform_propensities(table, actions)
-    logs = logged_actions(table, context=given.context, embedding=given.embedding, origin=given.origin)
+    logs = logged_actions(
+        table, context=given.context, embedding=given.embedding, probabilities=columns, origin=given.origin
+    )
     return logs, checked.quarantine, actions
 
 
@@ -172,6 +180,8 @@ def policy_of(
             names = {given.user_id: USER_ID, given.item_id: ITEM_ID, given.score: "score"}
             table = ingest.read_rows(source_of(given), (given.score,), (given.user_id, given.item_id))
             return softmax(of_users(table.rename(names), logs), given.temperature)
+        case ColumnPolicySettings():
+            return from_column(given.column)
         case LoggedPolicySettings():
             ids = (given.item_id, *(key for key in given.keys if key not in logs.context))
             table = ingest.read_rows(source_of(given), given.keys, ids)

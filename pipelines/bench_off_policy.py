@@ -41,10 +41,10 @@ def main() -> None:
         ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         seconds = time.monotonic() - start
     found = json.loads(ended.stdout.splitlines()[-1])["all"]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(
-        f"{rows:,} rows: {seconds:.0f} s, peak memory {peak:.2f} GiB; value {drawn.value:.5f}, answer {found['answer']}"
-    )
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+    print(f"{rows:,} rows: {seconds:.0f} s, {cpu:.0f} CPU s, peak memory {peak:.2f} GiB")
+    print(f"value {drawn.value:.5f}, answer {found['answer']}")
 
 
 def write(folder: Path, drawn: World, rows: int) -> None:

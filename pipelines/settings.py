@@ -1187,7 +1187,16 @@ class LogSettings(SourceSettings):
         return self
 
 
-_POLICIES = "uniform, table, scores or logged"
+_POLICIES = "uniform, table, scores, logged or column"
+
+
+class ColumnPolicySettings(Settings):
+    """A policy of which the logs hold how probable it makes each logged action: no model of its value, hence no DM and DR."""
+
+    kind: Literal["column"] = Field(description=_POLICIES)
+    column: str = Field(
+        description="column of the logs with that probability; in a slate: given the items above"
+    )
 
 
 class UniformPolicySettings(Settings):
@@ -1230,7 +1239,11 @@ class LoggedPolicySettings(SourceSettings):
 
 
 PolicySettings = Annotated[
-    UniformPolicySettings | TablePolicySettings | ScoresPolicySettings | LoggedPolicySettings,
+    UniformPolicySettings
+    | TablePolicySettings
+    | ScoresPolicySettings
+    | LoggedPolicySettings
+    | ColumnPolicySettings,
     Discriminator("kind"),
 ]
 

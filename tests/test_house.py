@@ -168,9 +168,9 @@ def test_every_config_that_ships_is_a_config(repository):
     configs = sorted((repository / "configs").glob("*.yaml"))
     assert repository / "configs" / "nightly.yaml" in configs
     for config in configs:
-        if config.stem in ("ab_open_bandit", "ab_coat"):
+        if config.stem in ("ab_open_bandit", "ab_coat", "ab_simulated_month"):
             logs = load(OffPolicySettings, [config]).settings.logs.path
-            assert logs.is_relative_to(repository / "data") or "datasets" in logs.parts
+            assert logs.is_relative_to(repository / "workspace") or "datasets" in logs.parts
             continue
         if config.name.startswith("suite"):
             assert {entry.config for entry in load(SuiteSettings, [config]).settings.evaluations} <= set(

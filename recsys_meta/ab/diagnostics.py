@@ -39,7 +39,9 @@ class Diagnostics(NamedTuple):
     rewarded_rows: int  # with a reward that is not 0: clicks
     rewarded_users: int
     logged_value: float  # what the logging policy itself earned per row
-    support: float  # share of the target's probability on actions that occur in the logs
+    support: (
+        float | None
+    )  # share of the target's probability on actions that occur in the logs; None: not known
     matches: float  # expected number of rows in which the target chooses the logged action
     overlap: Overlap | None = None  # None without propensities
 
@@ -53,7 +55,7 @@ def diagnose(
     sample: Sample,
     clustered: bool,
     origin: Origin,
-    support: float,
+    support: float | None,
     *,
     kind: Kind,
     drawn: Resamples,

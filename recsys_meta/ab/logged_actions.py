@@ -63,13 +63,22 @@ def logged_actions(
     *,
     context: Sequence[str] = (),
     embedding: Sequence[str] = (),
+    probabilities: Sequence[str] = (),
     origin: Origin = "logged",
 ) -> LoggedActions:
     """Logs from a table with the columns named above, checked as a whole.
 
+    probabilities: further columns, each of a policy that makes the logged action so probable (``policies.from_column``).
     Raises LogsError for missing columns, values out of range, positions that stand twice in a slate, and no rows at all.
     """
-    needed = [ITEM_ID, REWARD, *context, *embedding, *([PROPENSITY] if origin != "none" else [])]
+    needed = [
+        ITEM_ID,
+        REWARD,
+        *context,
+        *embedding,
+        *probabilities,
+        *([PROPENSITY] if origin != "none" else []),
+    ]
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise LogsError(f"logged actions lack the columns {missing}; found {table.columns}")
@@ -77,7 +86,7 @@ def logged_actions(
         raise LogsError("there are no logged actions; expected one row for each item that was shown")
     kept = [
         name
-        for name in (USER_ID, ITEM_ID, POSITION, SLATE_ID, REWARD, *context, *embedding)
+        for name in (USER_ID, ITEM_ID, POSITION, SLATE_ID, REWARD, *context, *embedding, *probabilities)
         if name in table.columns
     ]
     if origin != "none":

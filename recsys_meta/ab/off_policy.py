@@ -114,7 +114,7 @@ class Evidence(NamedTuple):
     sample: Sample  # one entry per unit
     clustered: bool
     origin: Origin
-    support: float
+    support: float | None
     unit: str  # "row" or "slate": what the value is per
 
 
@@ -178,7 +178,7 @@ def sample_of(
     """The logs as the estimators see them under one policy."""
     propensities = logs.propensities
     sample = Sample(logs.users, logs.rewards, propensities, target_probabilities(policy, logs))
-    if models is not None:
+    if models is not None and policy.column is None:
         sample = sample._replace(
             model_value=models.plain.values(logs, policy), model_reward=models.plain.rewards(logs)
         )

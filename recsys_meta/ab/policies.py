@@ -21,6 +21,9 @@ class Policy(NamedTuple):
     keys: tuple[str, ...]  # columns of the logs that tell situations apart
     table: pl.DataFrame  # keys, ITEM_ID, PROBABILITY; actions of probability 0 may be left out
     note: str = ""  # what a reader has to know of how it came about
+    column: str | None = (
+        None  # of the logs, where these hold the probability of the logged action; the table is then empty
+    )
 
 
 def from_table(name: str, table: pl.DataFrame, keys: Sequence[str], note: str = "") -> Policy:
@@ -97,11 +100,22 @@ def as_logged(other: pl.DataFrame, keys: Sequence[str], name: str = "as logged")
     return from_table(name, counts.with_columns(pl.col(PROBABILITY) / total), keys, note)
 
 
+def from_column(column: str, name: str | None = None) -> Policy:
+    """A policy of which the logs hold how probable it makes each logged action (in a slate: given those above), and no more.
+
+    What it would do instead is not known, so that there is neither a model of its value nor a share with support.
+    """
+    note = f"probabilities of the logged actions in column {column}"
+    return Policy(name or column, (), pl.DataFrame(), note, column)
+
+
 def target_probabilities(policy: Policy, logs: LoggedActions) -> Numbers:
     """The probability of every logged action under the policy, [n]; 0 where the policy never takes it.
 
     Raises LogsError where the policy does not say what it does in a situation of the logs.
     """
+    if policy.column is not None:
+        return _of_column(policy.column, logs)
     check_known(policy, logs)
     found = logs.table.select(*policy.keys, ITEM_ID).join(
         matching(policy, logs),
@@ -113,12 +127,22 @@ def target_probabilities(policy: Policy, logs: LoggedActions) -> Numbers:
     return found[PROBABILITY].fill_null(0.0).to_numpy()
 
 
-def supported_share(policy: Policy, logs: LoggedActions) -> float:
-    """The share of the target's probability that lies on actions seen at least once at that position in the logs.
+def _of_column(column: str, logs: LoggedActions) -> Numbers:
+    if column not in logs.table.columns:
+        raise LogsError(f"the logs have no column {column!r} of probabilities; found {logs.table.columns}")
+    values = logs.table[column].cast(pl.Float64)
+    check_probabilities(values, f"column {column!r}", zero=True)
+    return values.to_numpy()
+
+
+def supported_share(policy: Policy, logs: LoggedActions) -> float | None:
+    """The share of the target's probability on actions seen at least once at that position in the logs; None if not known.
 
     A necessary condition only: an action may be seen in some situations and be impossible in others. What of that shows in the
     mean of the weights.
     """
+    if policy.column is not None:
+        return None
     place = [POSITION] if POSITION in logs.table.columns else []
     situations = logs.table.group_by(*dict.fromkeys([*policy.keys, *place])).agg(pl.len().alias("rows")) if (
         policy.keys or place

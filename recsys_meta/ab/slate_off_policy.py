@@ -85,7 +85,7 @@ def slate_sample_of(
     above = (pl.col(_TARGET).cum_sum() - pl.col(_TARGET)).over(_SLATE)
     table = table.with_columns(above.alias(_ABOVE))
     left = np.maximum(1.0 - table[_ABOVE].to_numpy(), 0.0)
-    if filling == "independently":
+    if filling == "independently" or policy.column is not None:  # which is given the items above already
         left = np.ones(len(left))
     conditional = np.divide(probabilities, left, out=np.zeros(len(left)), where=left > _LEAST_LEFT)
     weights = np.minimum(conditional, 1.0) / table[PROPENSITY].to_numpy()
@@ -101,7 +101,7 @@ def slate_sample_of(
         prefix["w"].to_numpy(),
         independent=filling == "independently",
     )
-    if models is None:
+    if models is None or policy.column is not None:
         return sample
     values = models.plain.values(logs, policy)
     if filling == "without replacement":

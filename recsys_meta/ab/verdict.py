@@ -56,11 +56,13 @@ def judge(found: Diagnostics, limits: Limits | None = None) -> Verdict:
         elif doubtful:
             doubts.append(sentence)
 
-    sign(
-        found.support,
-        limits.support,
-        f"{1 - found.support:.1%} of what the policy would show never occurs in the logs at that position",
-    )
+    if found.support is not None:
+        unseen = 1 - found.support
+        sign(
+            found.support,
+            limits.support,
+            f"{unseen:.1%} of what the policy would show never occurs in the logs at that position",
+        )
     sign(found.users, limits.users, f"only {found.users:,} users stand behind the number")
     if found.overlap is None:
         denials.append(f"there are no propensities: {AGREEMENT}")

@@ -9,6 +9,8 @@ from recsys_meta.ingest.sources import POSITION as ROW
 from recsys_meta.ingest.sources import InputError, Source, read
 from recsys_meta.tables import ITEM_ID, USER_ID
 
+_IDS = (ITEM_ID, USER_ID, "position", "slate_id")
+
 
 def read_logged_actions(
     source: Source,
@@ -21,6 +23,7 @@ def read_logged_actions(
     slate_id: str | None = None,
     context: Sequence[str] = (),
     embedding: Sequence[str] = (),
+    probabilities: Sequence[str] = (),
     actions: pl.Series | None = None,
     max_quarantined_share: float = 0.01,
 ) -> Checked:
@@ -29,6 +32,7 @@ def read_logged_actions(
     The table has ``item_id``, ``reward`` (Float64) and, where named, ``propensity`` (Float64), ``user_id``, ``position`` and
     ``slate_id`` under these names; context and embedding (of the item) under the names they have. Rows keep their order.
 
+    probabilities: columns of what other policies make of the logged actions, read as numbers under the names they have.
     actions: every item that could be shown; None: whatever occurs.
 
     To quarantine go rows without an item, user, position or slate; with a reward that is missing, no number or infinite; with
@@ -42,6 +46,7 @@ def read_logged_actions(
         if column is not None
     }
     numbers = {"reward": reward} | ({"propensity": propensity} if propensity is not None else {})
+    numbers |= {column: column for column in probabilities}
     others = tuple(dict.fromkeys((*context, *embedding)))
     strange = sorted(set(others) & {*ids, *numbers} - {*ids.values(), *numbers.values()})
     if strange:
@@ -90,11 +95,13 @@ def _faults(
         (
             name,
             pl.col(name).is_null(),
-            "is missing" if name not in ("reward", "propensity") else "is missing or no number",
+            "is missing" if name in _IDS else "is missing or no number",
         )
         for name in columns
     ]
     rules.append(("reward", ~pl.col("reward").is_finite(), "is not finite"))
+    for name in sorted(set(columns) - {*_IDS, "reward", "propensity"}):
+        rules.append((name, ~pl.col(name).is_between(0, 1), "is outside [0, 1]: no probability"))
     if "propensity" in columns:
         inside = (pl.col("propensity") > 0) & (pl.col("propensity") <= 1)
         rules.append(("propensity", ~inside, "is outside (0, 1]: no probability of something that happened"))

@@ -108,7 +108,7 @@ def facts_of(found: OffPolicy) -> list[tuple[str, str]]:
         ("policies compared", f"{found.policy.name}{note} against what was logged"),
         ("propensities", seen.origin),
         ("behind the number", behind),
-        ("share of the policy with support", f"{seen.support:.2%}"),
+        ("share of the policy with support", "not known" if seen.support is None else f"{seen.support:.2%}"),
     ]
     if overlap is None:
         return [*facts, ("rows that match the policy", f"{seen.matches:,.1f}")]

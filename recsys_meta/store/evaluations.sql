@@ -109,7 +109,7 @@ CREATE TABLE IF NOT EXISTS off_policy_diagnostics (
     rewarded_rows BIGINT NOT NULL,
     rewarded_users BIGINT NOT NULL,
     logged_value DOUBLE NOT NULL,
-    support DOUBLE NOT NULL,
+    support DOUBLE, -- null: not known
     matches DOUBLE NOT NULL,
     mean_weight DOUBLE, -- this and what follows: null without propensities
     mean_weight_low DOUBLE,

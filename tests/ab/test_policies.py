@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from recsys_meta.ab.logged_actions import LogsError, logged_actions
 from recsys_meta.ab.policies import (
     as_logged,
+    from_column,
     from_table,
     softmax,
     supported_share,
@@ -129,3 +130,16 @@ def test_support_is_the_share_of_the_target_on_actions_seen_at_the_position():
     assert supported_share(from_table("mine", table, ["hour"]), LOGS) == pytest.approx(
         (0.3 + 0.3 + 1.0 + 0.0) / 4
     )
+
+
+def test_a_policy_may_stand_in_a_column_of_the_logs():
+    table = LOGS.table.with_columns(new=pl.Series([0.0, 0.5, 1.0, 0.25]))
+    logs = logged_actions(table, context=["hour"], probabilities=["new"])
+    policy = from_column("new")
+    assert target_probabilities(policy, logs).tolist() == [0.0, 0.5, 1.0, 0.25]
+    assert supported_share(policy, logs) is None
+    with pytest.raises(LogsError, match="no column 'new'"):
+        target_probabilities(policy, LOGS)
+    wrong = logged_actions(table.with_columns(new=2.0), probabilities=["new"])
+    with pytest.raises(LogsError, match=r"2\.0 in row 1 .*from 0 to 1"):
+        target_probabilities(policy, wrong)

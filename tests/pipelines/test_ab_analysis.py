@@ -213,3 +213,18 @@ def test_slates_of_scores_drawn_without_replacement_are_a_story_too(tmp_path):
     assert found["difference"]["low"] > 0
     with pytest.raises(ConfigError, match="SNIPS"):
         run(tmp_path, estimators="[SNIPS]")
+
+
+def test_a_column_of_the_logs_is_a_policy_and_bad_cells_are_set_aside(folder):
+    logs = pl.read_parquet(folder / "logs.parquet")
+    target = WORLD.target[logs["situation"].cast(pl.Int64), logs["item_id"]]
+    target[0] = 1.5
+    logs.with_columns(new=pl.Series(target)).write_parquet(folder / "logs.parquet")
+    write(folder, "{kind: column, column: new}")
+    found = run(folder, against="{kind: column, column: propensity}")["all"]
+    assert found["answer"]["estimator"] == "SNIPS"
+    assert found["support"] is None
+    truth = WORLD.value - WORLD.logged_value
+    assert found["difference"]["low"] <= truth <= found["difference"]["high"]
+    (quarantine,) = (folder / "out" / "off_policy").glob("*/quarantine.parquet")
+    assert pl.read_parquet(quarantine)["reason"].to_list() == ["is outside [0, 1]: no probability"]

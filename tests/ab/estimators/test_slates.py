@@ -9,7 +9,7 @@ import pytest
 from recsys_meta.ab.estimators.sample import user_sums
 from recsys_meta.ab.estimators.slates import SLATE_ESTIMATORS, SlateSample
 from recsys_meta.ab.logged_actions import LoggedActions, LogsError, logged_actions
-from recsys_meta.ab.policies import Policy, from_table
+from recsys_meta.ab.policies import Policy, from_column, from_table
 from recsys_meta.ab.slate_off_policy import ordered, slate_off_policy, slate_sample_of
 
 ITEMS, LENGTH = 3, 2
@@ -195,3 +195,17 @@ def test_slates_without_propensities_or_with_a_policy_by_position_are_refused():
     table = pl.DataFrame({"position": [1, 2], "item_id": [0, 1], "probability": [1.0, 1.0]})
     with pytest.raises(LogsError, match="depends on the position"):
         slate_off_policy(logs, from_table("by position", table, ["position"]))
+
+
+def test_a_column_of_the_logs_holds_what_is_given_the_items_above_already():
+    logs = slates(500)
+    chance = [
+        chance
+        for slate in logs.table.group_by("slate_id", maintain_order=True).agg("item_id")["item_id"].to_list()
+        for chance in chances(TARGET, tuple(slate), again=False)
+    ]
+    told = logged_actions(logs.table.with_columns(new=pl.Series(chance)), probabilities=["new"])
+    by_column = slate_off_policy(told, from_column("new"), draws=100)
+    by_table = slate_off_policy(logs, policy_of(TARGET), draws=100)
+    assert by_column.estimates["value"].to_list() == pytest.approx(by_table.estimates["value"].to_list())
+    assert by_column.diagnostics.support is None
