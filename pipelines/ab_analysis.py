@@ -23,7 +23,7 @@ from recsys_meta import ingest, store
 from recsys_meta.ab.estimators.registry import ESTIMATORS
 from recsys_meta.ab.estimators.slates import SLATE_ESTIMATORS
 from recsys_meta.ab.intervals import resamples
-from recsys_meta.ab.logged_actions import LoggedActions, logged_actions, with_uniform_propensities
+from recsys_meta.ab.logged_actions import PROPENSITY, LoggedActions, logged_actions, with_uniform_propensities
 from recsys_meta.ab.off_policy import Models, OffPolicy, compare, fitted_models, off_policy
 from recsys_meta.ab.policies import PROBABILITY, Policy, as_logged, from_table, softmax, uniform
 from recsys_meta.ab.slate_off_policy import ordered, slate_off_policy
@@ -132,6 +132,8 @@ def read_logs(
     table = checked.table
     if table.is_empty():
         raise ingest.InputError(f"{given.path}: no logged actions{f' where {where}' if where else ''}")
+    if given.propensity is not None:
+        table = table.with_columns(pl.col(PROPENSITY) * given.propensity_factor)
     if given.propensity is None and given.origin == "stated":
         table = with_uniform_propensities(table, actions)
     logs = logged_actions(table, context=given.context, embedding=given.embedding, origin=given.origin)

@@ -9,7 +9,8 @@ import time
 
 from recsys_meta.ab.coverage import coverage
 from recsys_meta.ab.intervals import KINDS
-from recsys_meta.ab.off_policy import DEFAULT_KIND
+from recsys_meta.ab.off_policy import ANSWERS, DEFAULT_KIND
+from recsys_meta.ab.slate_off_policy import SLATE_ANSWERS
 from recsys_meta.ab.synthetic_logs import WORLDS
 
 log = logging.getLogger(__name__)
@@ -24,25 +25,28 @@ def main() -> None:
     parser.add_argument(
         "--no-model", action="store_true", help="leave out the estimators with a reward model"
     )
+    parser.add_argument("--interval", action="append", choices=KINDS, help="by default all kinds")
     given = parser.parse_args()
+    kinds = given.interval or KINDS
     logging.basicConfig(level=logging.INFO)
     for name in given.world or WORLDS:
         start = time.monotonic()
-        found = coverage(WORLDS[name], given.rows, given.draws, model=not given.no_model)
-        answer = found.filter(estimator="SNIPS" if given.no_model else "DR", interval=DEFAULT_KIND).row(
-            0, named=True
-        )
+        found = coverage(WORLDS[name], given.rows, given.draws, kinds=kinds, model=not given.no_model)
+        name_of_answer = next(name for name in (*SLATE_ANSWERS, *ANSWERS) if name in found["estimator"])
+        answer = found.filter(
+            estimator=name_of_answer, interval=DEFAULT_KIND if DEFAULT_KIND in kinds else kinds[0]
+        ).row(0, named=True)
         when = answer["covered_when_trusted"]
         print(
             f"\n{name}: value {WORLDS[name].value:.4f}, {given.draws:,} draws of {given.rows:,} rows; trustworthy in"
         )
         print(f"{answer['trusted']:.1%} of them, where {answer['estimator']} covers {when or 0:.3f}\n")
-        print(f"| estimator | bias | deviation | {' | '.join(KINDS)} | width |")
-        print(f"|{' --- |' * (len(KINDS) + 4)}")
+        print(f"| estimator | bias | deviation | {' | '.join(kinds)} | width |")
+        print(f"|{' --- |' * (len(kinds) + 4)}")
         for estimator in found["estimator"].unique(maintain_order=True):
             rows = {row["interval"]: row for row in found.filter(estimator=estimator).iter_rows(named=True)}
-            row = rows["studentized"]
-            cells = [f"{rows[kind]['covered']:.3f}" for kind in KINDS]
+            row = rows.get(DEFAULT_KIND, rows[kinds[0]])
+            cells = [f"{rows[kind]['covered']:.3f}" for kind in kinds]
             print(
                 f"| {estimator} | {row['bias']:+.4f} | {row['deviation']:.4f} | {' | '.join(cells)} | {row['width']:.4f} |",
                 flush=True,

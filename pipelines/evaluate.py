@@ -15,7 +15,7 @@ import torch
 from pipelines.cost import Cost, cost
 from pipelines.inputs import read_inputs
 from pipelines.judged import Tasks, Trial, trial_of
-from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse, with_negatives
+from pipelines.learning import Model, at_pace, catalogue_at, clock_of, fit_or_reuse, with_negatives
 from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettings, Story, duration_text
 from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
@@ -118,15 +118,20 @@ def judge_all(
     choices = choices_of(settings)
     pages, mixed, priors, costs = [], [], [], []
     unadapted = []
-    for name, choice in zip(unique_names(choices), choices, strict=True):
+    for place, (name, choice) in enumerate(zip(unique_names(choices), choices, strict=True)):
         story = with_window(settings, choice)
+        if place < len(settings.learners):
+            paced = at_pace(story, choice, trial.inputs, trial.moment, trial.horizon)
+            story, choice = paced.story, paced.learner
+            if paced.why:
+                log.info("%s: %s; fitted with %s", name, paced.why, paced)
         with cost() as fitting:
             model = fitted(story, choice, trial, workspace)
         fit_cost = kept_cost(workspace.model(model.version) / "cost.json", fitting, anew=not model.reused)
         with cost() as judging:
             learner, users, catalogue = on_trial(story, model, trial, known)
             pages.append(judge(story, learner, users, trial.tasks, catalogue, name=name, groups=groups))
-        if choice in settings.learners:
+        if place < len(settings.learners):
             unadapted.append(judge(story, learner, users, trial.tasks, catalogue, name=name, adapted=False))
         some = users.take(torch.arange(len(few.user_ids)))
         run = partial(judge_few, story, learner, some, catalogue, name)

@@ -2,11 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import polars as pl
 import torch
@@ -14,10 +15,11 @@ import torch
 from pipelines.construction import takes
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.outcomes import ConfigError, NothingToDo
-from pipelines.settings import LearnerSettings, Story
+from pipelines.settings import BaselineSettings, LearnerSettings, MomentSettings, Story, duration_text
 from pipelines.starting import importing
 from recsys_meta import __version__, ingest, store
 from recsys_meta.adaptation.judging import Prepare, unchanged
+from recsys_meta.adaptation.recommend import out_of_memory
 from recsys_meta.algorithms.base import Learner
 from recsys_meta.episodes import (
     CatalogueClock,
@@ -27,6 +29,7 @@ from recsys_meta.episodes import (
     RandomSplits,
     Sightings,
     num_derived,
+    pace_of,
     rows_of,
     split_users,
     user_keys,
@@ -48,6 +51,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
 _BATCH, _MANY = 64, 10_000  # users per step, and from how many users on twice as many
+_WINDOWS = (24, 8, 4, 1)  # parts of a horizon: of a day the last 1, 3, 6 and 24 hours
 _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
 
 
@@ -123,7 +127,10 @@ def fit_or_reuse(
     folder = workspace.model(version)
     if (folder / "bundle").exists():
         log.info("model %s is fitted already", version)
-        return Model(load_bundle(folder / "bundle"), version, reused=True)
+        try:
+            return Model(load_bundle(folder / "bundle"), version, reused=True)
+        except BundleError as error:
+            raise BundleError(f"{error}; remove {folder}, and the same command trains it anew") from error
     recent = newest_bundle(workspace, recipe, run_date, story.training.reuse_for_days)
     if recent is not None:
         log.info("model %s is used again", recent.parent.name)
@@ -148,12 +155,15 @@ def fit_or_reuse(
         learner.fit_statistics(histories.take(train), clock.at(None))
         if warm is not None:
             learner.continue_from(warm.learner.state_dict())
-        drawing = (story, learner, histories, users, training_users, clock)
-        draw = partial(sampler_of, *drawing, train, moment, counted=train)
-        sampler = draw(None if moment is None else since_of(warm))
-        if warm is not None and len(sampler) == 0:  # no task is new
-            sampler = draw()
-        validation = validation_of(*drawing, held_out, moment)
+        drawing = (learner, histories, users, training_users, clock)
+
+        def drawn(story: Story) -> Sampler:
+            draw = partial(sampler_of, story, *drawing, train, moment, counted=train)
+            sampler = draw(since=None if moment is None else since_of(warm))
+            return sampler if warm is None or len(sampler) else draw()  # no task is new
+
+        sampler = drawn(story)
+        validation = validation_of(story, *drawing, held_out, moment)
         if len(sampler) == 0:
             raise ingest.InputError(
                 f"no episode can be drawn from the {events.height} events of {len(train)} users to train on"
@@ -161,13 +171,14 @@ def fit_or_reuse(
             )
         with importing():  # Lightning: seconds that a night without training does not need
             from recsys_meta.training.fitting import fit
+            from recsys_meta.training.settling import settle
 
         if not validation:
             log.warning("no validation users: training does not stop early, see training.validation_share")
-        report = fit(
+        fit_on = partial(
+            fit,
             learner,
-            sampler,
-            validation,
+            validation=validation,
             folder=folder / "training",
             max_epochs=(warm and story.training.warm_epochs)
             or story.training.max_epochs
@@ -176,16 +187,21 @@ def fit_or_reuse(
             weight_decay=story.training.weight_decay,
             patience=story.training.patience,
             seed=story.seed,
-            accelerator=story.training.accelerator,
+            # Of "auto" the fit itself says what it has found.
+            accelerator="auto"
+            if story.training.accelerator == "auto"
+            else present(story.training.accelerator),
             fingerprint=version,
             save_every=story.training.checkpoint_every.total_seconds(),
         )
+        report = with_room(story, users_per_step(story, len(train)), learner, sampler, drawn, fit_on)
         metrics = {
             "validation_loss": report.best_validation_loss,
             "prior_validation_loss": report.prior_validation_loss,
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
         }
+        settle(learner, validation, story.seed)
         learner.refit_statistics(histories, clock.at(None))
     meta: dict[str, Any] = {
         "recipe": recipe,
@@ -207,6 +223,108 @@ def fit_or_reuse(
     )
     # Read back rather than handed over: what is scored with is what is kept.
     return Model(load_bundle(folder / "bundle"), version, reused=False)
+
+
+T = TypeVar("T")
+
+
+def with_room(
+    story: Story,
+    users: int,
+    learner: Learner,
+    sampler: Sampler,
+    drawn: Callable[[Story], Sampler],
+    fit_on: Callable[[Sampler], T],
+) -> T:
+    """The fit; where the memory does not suffice, once more from the start with half of the users per step."""
+    untrained = deepcopy(learner.state_dict())
+    try:
+        return fit_on(sampler)
+    except (RuntimeError, MemoryError) as error:
+        if users == 1 or not out_of_memory(error):
+            raise
+    # Outside of the handler, whose traceback would hold on to the tensors.
+    log.warning(
+        "out of memory in training: once more with %d users per step, not %d (see training.batch_size)",
+        users // 2,
+        users,
+    )
+    learner.to("cpu").load_state_dict(untrained)
+    training = story.training.model_copy(update={"batch_size": users // 2})
+    return fit_on(drawn(story.model_copy(update={"training": training})))
+
+
+def present(accelerator: str) -> str:
+    """What there is of the accelerator that is asked for, by Lightning's name: itself, or the CPU, and a line in the log.
+
+    "auto" asks for nothing in particular, and is not missed.
+    """
+    if accelerator == "cpu":
+        return "cpu"
+    if accelerator == "mps" and torch.backends.mps.is_available():
+        return "mps"
+    if accelerator != "mps" and torch.cuda.is_available():
+        return "gpu"
+    if accelerator != "auto":
+        log.warning("training.accelerator is %s, but there is none here: working on the CPU", accelerator)
+    return "cpu"
+
+
+S = TypeVar("S", bound=Story)
+
+
+class AtPace(NamedTuple, Generic[S]):
+    """Settings that suit how fast items come and go."""
+
+    story: S
+    learner: LearnerSettings
+    why: str  # what was found; empty where everything stays as it was
+
+    def __str__(self) -> str:
+        """The settings that differ, as a config has them."""
+        moments, training = self.story.training.moments, "training: {split: moment, moments: {"
+        training += ", ".join(f"{name}: {duration_text(value)}" for name, value in moments) + "}}"
+        windows = ", ".join(map(duration_text, self.story.item_windows))
+        window = duration_text(self.story.popularity_window or timedelta())
+        arguments = json.dumps(dict(self.learner.init_args))
+        return f"{training}, item_windows: [{windows}], popularity_window: {window}, learner.init_args: {arguments}"
+
+
+def at_pace(
+    story: S,
+    choice: LearnerSettings | BaselineSettings,
+    inputs: Inputs,
+    moment: datetime | None,
+    horizon: timedelta | None,
+) -> AtPace[S]:
+    """The settings of a learner where items come and go within the horizon that it serves; elsewhere the same.
+
+    Such items are known by what they are at the moment rather than by their ids: training looks forward from moments of the
+    past, and counts of the last hours stand beside ages. Only what says nothing else is settled so: ``training.split: auto``
+    without ``item_windows``.
+    """
+    learner = LearnerSettings(class_path=choice.class_path, init_args=choice.init_args)
+    same = AtPace(story, learner, "")
+    if moment is None or horizon is None or story.training.split != "auto" or story.item_windows:
+        return same
+    pace = pace_of(inputs.sightings, microseconds(moment), horizon)
+    if pace is None or pace.window is None or not pace.fleeting(horizon):
+        return same
+    why = (
+        f"items come and go: what was most popular in the last {duration_text(pace.window)} has {100 * pace.hits:.0f} % of what"
+        f" is asked for in the next {duration_text(horizon)}, of all time {100 * pace.hits_of_all_time:.0f} %"
+    )
+    moments = MomentSettings(every=horizon / 4, over=2 * horizon, horizon=horizon / 2)
+    if "item_ids" not in learner.init_args and takes(learner, "item_ids"):
+        learner = learner.model_copy(update={"init_args": {**learner.init_args, "item_ids": False}})
+    story = story.model_copy(
+        update={
+            "training": story.training.model_copy(update={"split": "moment", "moments": moments}),
+            "item_windows": tuple(horizon / part for part in _WINDOWS),
+            "popularity_window": story.popularity_window or pace.window,
+        }
+    )
+    return AtPace(story, learner, why)
 
 
 def start_of(story: Story, choice: LearnerSettings, start: Model, inputs: Inputs) -> Bundle | None:
@@ -366,7 +484,7 @@ def sampler_of(
     drawn: dict[str, Any] = {
         "query_size": training.query_size,
         "max_support": training.max_support,
-        "batch_size": training.batch_size or (_BATCH if len(rows) < _MANY else 2 * _BATCH),
+        "batch_size": users_per_step(story, len(rows)),
         "seed": story.seed,
         "whole_catalogue": learner.whole_catalogue,
         "negatives": learner.negatives,
@@ -405,6 +523,11 @@ def sampler_of(
 def epochs_of(batches: int) -> int:
     """Passes of so many batches that come to the usual number of steps: few users are seen more often."""
     return min(max(round(_STEPS / batches), _FEWEST_EPOCHS), _MOST_EPOCHS)
+
+
+def users_per_step(story: Story, users: int) -> int:
+    """Of the outer loop, when there are so many to train on."""
+    return story.training.batch_size or (_BATCH if users < _MANY else 2 * _BATCH)
 
 
 def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Tensor:

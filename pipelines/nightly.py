@@ -27,7 +27,7 @@ from pipelines.gates import (
     shown_before,
 )
 from pipelines.inputs import Inputs, moment_of, read_inputs, run_date_of, timed
-from pipelines.learning import Model, catalogue_at, clock_of, fit_or_reuse
+from pipelines.learning import Model, at_pace, catalogue_at, clock_of, fit_or_reuse, present
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.progress import peak_memory, progress
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
 
+_SERVED = timedelta(days=1)  # how long a night's lists are shown
 _NO_CANDIDATE = REASONS[-1]
 
 
@@ -171,6 +172,9 @@ class Run:
             inputs = read_inputs(self.night, moment)
             self.moment = moment if timed(inputs.interactions) else None
             log.info("%s", ", ".join(f"{name} {count:,}" for name, count in inputs.counts.items() if count))
+            paced = at_pace(self.night, self.night.learner, inputs, self.moment, _SERVED)
+            if paced.why:  # a night goes by its settings: the champion has to be of the same
+                log.warning("%s; try %s", paced.why, paced)
             return inputs
 
     def fit(self, inputs: Inputs, who: Who, *, train_anew: bool = True) -> Model:
@@ -311,7 +315,8 @@ class Run:
 
         item_keys = user_keys(items)  # a key of an id, whosever it is
         rows = rows_of(who.requested, who.user_ids).cast(pl.Int64).to_torch()
-        device = device_of(self.night.training.accelerator)
+        accelerator = present(self.night.training.accelerator)
+        device = "cuda" if accelerator == "gpu" else accelerator
         workers = (settings.workers or len(os.sched_getaffinity(0))) if device == "cpu" else 1
         for number in shards:
             for batch in recommend(
@@ -488,13 +493,6 @@ def counts_of(who: Who) -> dict[str, int]:
         "users_trained_on": len(who.training),
         "users_requested": len(who.requested),
     }
-
-
-def device_of(accelerator: str) -> str:
-    """The torch device of a Lightning accelerator."""
-    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-        return "cuda"
-    return "mps" if accelerator == "mps" else "cpu"
 
 
 def versions() -> dict[str, str]:

@@ -337,7 +337,9 @@ class TrainingSettings(Settings):
         default=timedelta(minutes=1),
         description="between two checkpoints within an epoch; each epoch ends with one",
     )
-    accelerator: str = Field(default="auto", description="auto, cpu, gpu or mps, as Lightning names them")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
+        default="auto", description="where to compute; the CPU, and a line that says so, where that is absent"
+    )
 
 
 class AdaptationSettings(Settings):
@@ -1130,6 +1132,12 @@ class LogSettings(SourceSettings):
     propensity: str | None = Field(
         default=None,
         description="column of the probability with which it was chosen (in a slate: given those above it); none: not known",
+    )
+    propensity_factor: FiniteFloat = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="times the column; 1/n where it is the probability of being among n choices of a user, not of being the one",
     )
     propensities: Literal["logged", "estimated", "stated", "none"] | None = Field(
         default=None,

@@ -26,7 +26,7 @@ STATUSES: Mapping[int, str] = {
     2: "config error",
     3: "data error",
     4: "refused",
-    74: "disk error",
+    74: "machine error",
     75: "already running",
     99: "nothing to do",
     130: "interrupted",
@@ -71,10 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _story(VERBS[args.verb], args, rest)
     except KeyboardInterrupt:
         return _ended(130, "interrupted; the same command continues")
-    except Exception as error:
+    except BaseException as error:
+        # A PanicException of polars is no Exception: let out, it would end the command without its last line.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         code = _exit_code(error)
         reason = printable(str(error) or type(error).__name__)
-        if code == 1 and not _of_the_machine(error):
+        if code == 1:
             traceback.print_exc()
         else:
             print(reason, file=sys.stderr)
@@ -338,26 +341,30 @@ def _logging(*, quiet: bool) -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _exit_code(error: Exception) -> int:
+def _exit_code(error: BaseException) -> int:
     """The code that the error itself carries; ingest's says only that the data cannot be used, and the machine's nothing."""
-    ingest, duckdb = (sys.modules.get(name) for name in ("recsys_meta.ingest", "duckdb"))
+    ingest = sys.modules.get("recsys_meta.ingest")
     if ingest is not None and isinstance(error, ingest.InputError):
         return 3
-    if isinstance(error, OSError) or (duckdb is not None and isinstance(error, duckdb.IOException)):
-        return 74
-    return int(getattr(error, "exit_code", 1))
+    return 74 if _of_the_machine(error) else int(getattr(error, "exit_code", 1))
 
 
-def _of_the_machine(error: Exception) -> bool:
+def _of_the_machine(error: BaseException) -> bool:
     """Whether the machine refused (a full disk, no rights, no memory): the message says all, a traceback nothing more."""
     if isinstance(error, OSError | MemoryError):
         return True
-    duckdb, torch = sys.modules.get("duckdb"), sys.modules.get("torch")
-    if duckdb is not None and isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+    duckdb = sys.modules.get("duckdb")
+    # A checkpoint that the disk refuses is fatal to DuckDB.
+    refusals = (
+        () if duckdb is None else (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
+    )
+    if isinstance(error, refusals):
         return True
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch, of the CPU
+    if "torch" not in sys.modules:
+        return False
+    from recsys_meta.adaptation.recommend import out_of_memory
+
+    return out_of_memory(error)
 
 
 def _ended(code: int, reason: str, details: Mapping[str, Any] | None = None) -> int:

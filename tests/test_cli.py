@@ -127,8 +127,9 @@ def the_endings():
         (PublishRefused("r", {"rows": 1}), 4, "refused"),
         (AlreadyRunning("pid 1 holds the lock"), 75, "already running"),
         (NothingToDo("no interactions"), 99, "nothing to do"),
-        (OSError(errno.ENOSPC, "No space left on device", "scores.duckdb"), 74, "disk error"),
-        (duckdb.IOException("Could not write file: File too large"), 74, "disk error"),
+        (OSError(errno.ENOSPC, "No space left on device", "scores.duckdb"), 74, "machine error"),
+        (duckdb.IOException("Could not write file: File too large"), 74, "machine error"),
+        (MemoryError("no more"), 74, "machine error"),
         (RuntimeError("surprise"), 1, "failed"),
     ]
 

@@ -7,9 +7,10 @@ import numpy as np
 import polars as pl
 
 from recsys_meta.ab.intervals import KINDS, Kind, interval
-from recsys_meta.ab.logged_actions import LoggedActions
+from recsys_meta.ab.logged_actions import SLATE_ID, LoggedActions
 from recsys_meta.ab.off_policy import DEFAULT_KIND, fitted_models, off_policy
 from recsys_meta.ab.policies import Policy
+from recsys_meta.ab.slate_off_policy import ordered, slate_off_policy
 
 COVERAGE: Mapping[str, type[pl.DataType]] = {
     "estimator": pl.String,
@@ -89,8 +90,11 @@ def _one(
 ) -> Iterator[tuple[str, Kind, float, float, float, bool]]:
     """One set of logs: the interval of every estimator by every kind."""
     logs = world.logs(rows, np.random.default_rng(seed))
+    evaluate = slate_off_policy if SLATE_ID in logs.table.columns else off_policy
+    if evaluate is slate_off_policy:
+        logs = ordered(logs)
     models = fitted_models(logs, seed=seed) if model else None
-    found = off_policy(
+    found = evaluate(
         logs,
         world.policy,
         models=models,

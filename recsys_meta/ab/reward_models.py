@@ -63,7 +63,7 @@ class RewardModel(NamedTuple):
         """v(x_i): what the policy would be expected to earn in each situation, [n]."""
         features = [name for name in self.encoding.columns if name != ITEM_ID]
         situation = list(dict.fromkeys([*policy.keys, *features]))
-        rows = logs.table.select(situation).with_columns(pl.Series(_FOLD, self.folds))
+        rows = logs.table.select(*situation, pl.Series(_FOLD, self.folds))
         cells = rows.unique(maintain_order=True).with_row_index(_CELL)
         actions = matching(policy, logs).filter(pl.col(PROBABILITY) > 0)
         per_situation = max(

@@ -180,7 +180,7 @@ def _in_batches(
             done += len(some.rows)
         return
     except (RuntimeError, MemoryError) as error:
-        if batch_size == 1 or not _out_of_memory(error):
+        if batch_size == 1 or not out_of_memory(error):
             raise
     # Outside of the handler, whose traceback would hold on to the tensors.
     batch_size = max(1, min(batch_size, total - done) // 2)
@@ -423,6 +423,6 @@ def _places(lists: Ragged, place: Tensor) -> Ragged:
     return Ragged(places, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether a device or the machine had no memory left; torch has no exception of its own for the latter."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)

@@ -11,7 +11,7 @@ The laws that every implementation keeps stand in tests/test_contract.py.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import gt
 from typing import Any, ClassVar
 
@@ -59,6 +59,12 @@ class Learner(nn.Module, ABC):
         """Reads statistics off all interactions, once, after meta-training: those of held-out users are among them now.
 
         Only what meta-training leaves alone may change here; by default nothing does.
+        """
+
+    def settle(self, gains: Callable[[], Tensor]) -> None:
+        """Decides, once, after meta-training, what users that were not trained on had better decide; by default there is nothing.
+
+        gains: how good the prior of this learner, as it is now, is for each of V such users, [V]; higher is better.
         """
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ are a shared initialization adapted per user from the support set, start where t
 depart from there only where users not trained on gain.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -49,6 +49,9 @@ class Laddered(Learner):
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         self.chosen.refit_statistics(histories, catalogue)
+
+    def settle(self, gains: Callable[[], Tensor]) -> None:
+        self.chosen.settle(gains)
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:
         self.chosen.continue_from({name.removeprefix("chosen."): value for name, value in state.items()})

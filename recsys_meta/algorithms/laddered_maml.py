@@ -13,12 +13,16 @@ meeting at all says much and a second one little. All is learned end to end from
 contribution taken out of the cosines (see ``models.cooccurrence``), and factors that others shaped (see
 ``models.implicit_factors``): without that both look too good, and their weights grow too large.
 
+Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
+by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
+
 The query loss weighs users as NDCG@10 does, |Q| / ideal DCG(min(|Q|, 10)): a mean over each query set alone would have users with
 few examples say what is popular.
 
 Differs from MAML in nothing else: the inner loop descends the support loss of MAML's own part.
 """
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
@@ -35,6 +39,7 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _FACTOR_SCALE = 10.0  # p . q is a chance, mostly small; what its curve stands for is an addition to a logit
+_DEPARTURES = (0.0, 0.5, 1.0)  # shares that are tried; the first is the one to beat
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
 
@@ -55,6 +60,10 @@ class LadderedMAML(MAML):
     Raises:
         ValueError: the loss predicts ratings.
     """
+
+    departure: (
+        Tensor  # []: the share of what was learned that stands beside popularity where there is no history
+    )
 
     contract_settings = (
         {"loss": "softmax", "dim": 8},
@@ -93,6 +102,7 @@ class LadderedMAML(MAML):
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
         self.factor_curve = ShotCurve(0.0)
+        self.register_buffer("departure", torch.ones(()))
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
         if self.vocabulary == 1:
             self.log_kappa.requires_grad_(False)
@@ -117,9 +127,20 @@ class LadderedMAML(MAML):
             self.cooccurrence.fit(histories, catalogue)
             self.implicit.fit(histories, catalogue, cross=cross)
 
+    def settle(self, gains: Callable[[], Tensor]) -> None:
+        """The share of the prior that is kept beside popularity: the one with the largest gain beyond its standard error."""
+        worth, popular = [], None
+        for share in _DEPARTURES:
+            self.departure.fill_(share)
+            found = gains()
+            popular = found if popular is None else popular
+            gained = found - popular
+            worth.append(gained.mean() - gained.std(correction=0) / len(gained) ** 0.5)
+        self.departure.fill_(_DEPARTURES[int(torch.stack(worth).argmax())])
+
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
-        codes = super().encode(catalogue)
+        codes = super().encode(catalogue)._replace(log_popularity=catalogue.log_popularity)
         return codes if self.vocabulary > 1 else codes._replace(ids=torch.zeros_like(codes.ids))
 
     def ladder(
@@ -130,7 +151,9 @@ class LadderedMAML(MAML):
         counted: Tensor | None = None,
     ) -> TaskState:
         """{"affinity": [T, ids], what cosines and factors add to the score of every item of the vocabulary; "trust": [T, 1],
-        how many times its bias is added once more}. own: of ``Cooccurrence.cosines``; counted: of ``ImplicitFactors.scores``.
+        how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity}.
+
+        own: of ``Cooccurrence.cosines``; counted: of ``ImplicitFactors.scores``.
         """
         ids = items.ids[support.items]
         liked = support.mask & (support.targets > 0) & (ids > 0)
@@ -142,7 +165,8 @@ class LadderedMAML(MAML):
         affinity = affinity + trusted * self.implicit.scores(ids, liked, counted)
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
-        return {"affinity": affinity, "trust": trust.unsqueeze(1)}
+        learned = torch.where(shots > 0, 1.0, self.departure)
+        return {"affinity": affinity, "trust": trust.unsqueeze(1), "learned": learned.unsqueeze(1)}
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """The head's weights after K steps, and what ``ladder`` gives."""
@@ -167,10 +191,15 @@ class LadderedMAML(MAML):
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""
-        scores, affinity = super().predict(state, items, index), state["affinity"]
+        assert items.log_popularity is not None
+        scores, affinity, learned = super().predict(state, items, index), state["affinity"], state["learned"]
         if index is None:
-            return scores + affinity[:, items.ids] + state["trust"] * items.bias
-        return scores + affinity.gather(1, items.ids[index]) + state["trust"] * items.bias[index]
+            scores = scores + affinity[:, items.ids] + state["trust"] * items.bias
+            popularity = items.log_popularity
+        else:
+            scores = scores + affinity.gather(1, items.ids[index]) + state["trust"] * items.bias[index]
+            popularity = items.log_popularity[index]
+        return torch.lerp(popularity.expand_as(scores), scores, learned)
 
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None

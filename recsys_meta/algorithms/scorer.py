@@ -188,7 +188,6 @@ class Scorer(Learner):
     def new_shelf(self, items: ItemCodes) -> Shelf:
         """The same, put together anew."""
         popularity = torch.zeros_like(items.bias) if items.log_popularity is None else items.log_popularity
-        items = items._replace(log_popularity=None)
         pool = items.take(items.eligible.nonzero().squeeze(1)) if self.whole_catalogue else None
         return Shelf(items, pool, self.tempering * popularity)
 

@@ -5,6 +5,7 @@ from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
 from recsys_meta.episodes.encoding import FeatureEncoder, Scale
 from recsys_meta.episodes.histories import group, head, is_first, newest, select
 from recsys_meta.episodes.ids import rows_of, split_users, user_keys
+from recsys_meta.episodes.pace import pace_of
 from recsys_meta.episodes.sampling import MomentSplits, RandomSplits, fixed_splits
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "is_first",
     "newest",
     "num_derived",
+    "pace_of",
     "rows_of",
     "select",
     "spans",

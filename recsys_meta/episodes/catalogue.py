@@ -74,6 +74,17 @@ class Sightings:
         ages[:, seen] = ((moment - events).double() / _HOUR).log1p().float() / _AGE_SCALE
         return ages[0], ages[1]
 
+    def times_before(self, moment: int) -> Tensor:
+        """Of all events before the moment, ascending, [M]; none where time is unknown."""
+        return self._times[: self._rank(moment)] if self.timed else self._times[:0]
+
+    def first_times(self) -> Tensor:
+        """When each item was first met, [I]; the largest int64 for one that never was."""
+        first = torch.full((self.num_items,), torch.iinfo(torch.int64).max)
+        met = self._ends(None) > self._begins
+        first[met] = self._times_by_item[self._begins[met]]
+        return first
+
     def _rank(self, moment: int | None) -> int:
         """How many events are before the moment; None: all."""
         return len(self._items) if moment is None else int(torch.searchsorted(self._times, moment))

@@ -66,6 +66,13 @@ def read_interactions(
         told[f"timestamps_read_as_{read_times.unit}"] = len(read_times.times) - read_times.times.null_count()
         told["naive_timestamps_read_as_utc"] = read_times.naive
         logger.info("%s: column %r read as %s", rows.files[0], timestamp, read_times.unit)
+        if read_times.naive:
+            logger.warning(
+                "%s: column %r: %s times have no zone and are read as UTC",
+                rows.files[0],
+                timestamp,
+                f"{read_times.naive:,}",
+            )
 
     typed = pl.DataFrame(columns)
     later_rows = 0

@@ -128,7 +128,7 @@ class RunFolder:
     def finished(self, number: int) -> bool:
         """Whether shard ``number`` has recorded its end and its parts are what was written; one that is damaged is made anew."""
         record = _read(self._finished(number))
-        names = record.get("tables") if isinstance(record, dict) else None
+        names = record.get("tables") if isinstance(record, dict) and "summary" in record else None
         return isinstance(names, list) and all(
             isinstance(name, str) and _TABLE.fullmatch(name) and self._intact(self._part(name, number))
             for name in names

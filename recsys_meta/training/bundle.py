@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 
 import polars as pl
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from recsys_meta.algorithms.base import Learner
@@ -113,7 +113,8 @@ def save_bundle(
         weights = {
             name: value.detach().cpu().contiguous().clone() for name, value in learner.state_dict().items()
         }
-        save_file(weights, new / WEIGHTS)
+        # In memory first: a disk that is full then says so with an OSError, and not in a library's own words.
+        (new / WEIGHTS).write_bytes(save(weights))
         (new / DESCRIPTION).write_text(text, encoding="utf8")
         for side, encoder in zip(SIDES, (user_encoder, item_encoder), strict=True):
             place = new / VOCABULARIES / side

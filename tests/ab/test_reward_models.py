@@ -6,7 +6,7 @@ import pytest
 
 from recsys_meta.ab import reward_models
 from recsys_meta.ab.logged_actions import LogsError, logged_actions
-from recsys_meta.ab.policies import from_table
+from recsys_meta.ab.policies import from_table, uniform
 from recsys_meta.ab.synthetic_logs import WORLDS
 
 WORLD = WORLDS["good overlap"]
@@ -122,3 +122,11 @@ def test_a_context_of_lists_is_refused():
     )
     with pytest.raises(LogsError, match="'tags' is of type"):
         reward_models.fit(logs)
+
+
+def test_a_world_without_situations_has_one_value_for_each_fold():
+    logs = logged_actions(pl.DataFrame({"item_id": [0, 1] * 50, "reward": [0.0, 1.0] * 50}), origin="none")
+    model = reward_models.fit(logs)
+    values = model.values(logs, uniform(logs))
+    assert values == pytest.approx(0.5, abs=0.05)
+    assert len(set(values)) <= 5

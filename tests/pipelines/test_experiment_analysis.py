@@ -1,6 +1,7 @@
 """The story of an experiment, on the one that ships with the project and on files of one's own."""
 
 import json
+import re
 from pathlib import Path
 
 import duckdb
@@ -151,3 +152,11 @@ def test_random_splits_of_the_same_users_tell_what_the_analysis_is_worth(tmp_pat
     assert "**off**" in printed
     with duckdb.connect(str(tmp_path / "experiments.duckdb"), read_only=True) as connection:
         assert connection.sql("SELECT count(*), min(draws) FROM experiment_aa").fetchall() == [(8, 2000)]
+
+
+def test_the_experiment_that_the_documents_show_is_a_config(tmp_path) -> None:
+    page = (REPOSITORY / "docs" / "experiments.md").read_text()
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "shown.yaml").write_text(shown)
+    settings = load(ExperimentSettings, [tmp_path / "shown.yaml"]).settings
+    assert [metric.guardrail for metric in settings.metrics] == [None, None, 0.05]

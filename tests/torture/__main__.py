@@ -24,7 +24,7 @@ with importing():
     import pipelines.nightly  # noqa: F401 - before the fork
     from recsys_meta.training import fitting  # noqa: F401 - before the fork
 
-from torture import checkpoints, damage, operations, poison
+from torture import abuse, checkpoints, damage, operations, poison
 from torture.children import Child
 from torture.counts import VERDICTS, Found
 from torture.grounds import Grounds
@@ -38,7 +38,7 @@ class Test(NamedTuple):
     """One test of the table."""
 
     run: Run
-    full: int  # trials of the full run
+    full: int  # trials of the full run; 0: all there are, always
     ci: int  # trials inside `make test`
     shared: bool = True  # whether the trials may be shared among processes
 
@@ -52,6 +52,7 @@ TESTS: Mapping[str, Test] = {
     "flips": Test(damage.flips, 4_000, 100),
     "mangled": Test(damage.mangled, 10_000, 500),
     "planted": Test(poison.planted, 1_000, 30),
+    "abuse": Test(abuse.abused, 0, 0),
 }
 
 
@@ -121,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in given.only or TESTS:
             test = TESTS[name]
             amount = test.ci if given.ci else max(1, round(test.full * given.scale))
+            if not test.full:
+                amount = abuse.amount()
             numbers = range(amount) if given.trial is None else range(given.trial, given.trial + 1)
             began = time.monotonic()
             found = carried_out(name, numbers, grounds, given.jobs)

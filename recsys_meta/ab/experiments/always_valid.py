@@ -19,7 +19,7 @@ when V_t has grown to ``planned_days`` times what it was at the first look; that
 
 Users who come back on other days are no new terms. Their days are correlated positively, which makes two looks more alike than
 those of independent terms would be, so that the band errs on the safe side; that is an argument and no theorem, and
-tests/ab/experiments/test_always_valid.py counts it.
+``simulation`` counts it.
 """
 
 from math import log

@@ -1,0 +1,92 @@
+"""How fast items come and go, in worlds where it is known."""
+
+from datetime import timedelta
+
+import torch
+
+from recsys_meta.episodes import Sightings, pace_of
+
+MINUTE = 60_000_000  # microseconds
+DAY = timedelta(days=1)
+DAYS = 10
+END = DAYS * 24 * 60 * MINUTE
+
+
+def events(per_hour: int = 40) -> tuple[torch.Tensor, torch.Generator]:
+    """Times of events, all through ten days, and where chance comes from."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(END, (DAYS * 24 * per_hour,), generator=draw).sort().values, draw
+
+
+def news() -> Sightings:
+    """Every three hours an item comes, and the newest three are asked for alike."""
+    times, draw = events()
+    newest = times // (180 * MINUTE) - torch.randint(3, times.shape, generator=draw)
+    return Sightings(newest.clamp(min=0), times, DAYS * 8 + 1)
+
+
+def library() -> Sightings:
+    """Items that are there from the first day on, the first more popular than the last."""
+    times, draw = events()
+    popularity = 1 / torch.arange(1.0, 81)
+    return Sightings(torch.multinomial(popularity, len(times), replacement=True, generator=draw), times, 80)
+
+
+def fashion() -> Sightings:
+    """Items that are there from the first day on, each popular for three hours in turn, over and over."""
+    times, _ = events()
+    return Sightings(times // (180 * MINUTE) % 20, times, 20)
+
+
+def test_news_are_fleeting() -> None:
+    pace = pace_of(news(), END, DAY)
+    assert pace is not None
+    assert pace.fleeting(DAY)
+    assert pace.window is not None
+    assert pace.window <= timedelta(hours=8)
+    assert pace.age == timedelta(0)  # most of what is asked for within a day is not there yet
+    assert pace.hits > 1.25 * pace.hits_of_all_time
+
+
+def test_a_library_is_not() -> None:
+    pace = pace_of(library(), END, DAY)
+    assert pace is not None
+    assert not pace.fleeting(DAY)
+    assert pace.age > 3 * DAY
+
+
+def test_what_comes_back_is_known_by_its_id_however_fast_it_goes() -> None:
+    pace = pace_of(fashion(), END, DAY)
+    assert pace is not None
+    assert not pace.fleeting(DAY)
+
+
+def test_of_news_a_minute_is_slow() -> None:
+    minute = timedelta(minutes=1)
+    pace = pace_of(news(), END, minute)
+    assert pace is None or not pace.fleeting(minute)
+
+
+def test_too_short_a_past_says_nothing() -> None:
+    assert pace_of(news(), END, timedelta(days=6)) is None
+    times, _ = events()
+    assert pace_of(Sightings(times // (180 * MINUTE), times[:0], DAYS * 8 + 1), END, DAY) is None
+    assert pace_of(Sightings(times[:0], times[:0], 3), END, DAY) is None
+
+
+def test_nothing_after_the_moment_is_looked_at() -> None:
+    times, _ = events()
+    moment = END // 2
+    before = times < moment
+    whole, known = (Sightings(t // (180 * MINUTE), t, DAYS * 8 + 1) for t in (times, times[before]))
+    assert pace_of(whole, moment, DAY) == pace_of(known, moment, DAY)
+
+
+def test_the_share_on_the_list_is_that_counted_by_hand() -> None:
+    # Twelve items an hour each for the whole time, but for one that takes every second event.
+    times = torch.arange(0, END, 10 * MINUTE)
+    items = torch.where(torch.arange(len(times)) % 2 == 0, 0, 1 + torch.arange(len(times)) // 2 % 20)
+    pace = pace_of(Sightings(items, times, 21), END, DAY)
+    assert pace is not None
+    # On the list of ten stand the popular one and nine of twenty others.
+    assert abs(pace.hits_of_all_time - (0.5 + 0.5 * 9 / 20)) < 0.03

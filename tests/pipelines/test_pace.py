@@ -1,0 +1,94 @@
+"""What follows from how fast items come and go: in evaluations it is done, in nights it is said."""
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from pipelines import evaluate, nightly
+from pipelines.inputs import read_inputs
+from pipelines.learning import at_pace
+from pipelines.loading import load
+from pipelines.settings import EvaluateSettings, NightSettings, duration_text
+
+FIRST, DAYS = datetime(2026, 3, 1, tzinfo=UTC), 8
+MAPPING = "interactions: {path: clicks.parquet, timestamp: at}\nworkspace: workspace\n"
+EVALUATION = (
+    MAPPING
+    + """
+protocol: {kind: next_day, day: 2026-03-07, shots: [0, 1], cutoff: 3}
+cold: {below: 4}
+learners: [{class_path: recsys_meta.algorithms.laddered.Laddered}]
+baselines: [recsys_meta.baselines.popularity.Popularity]
+training: {max_epochs: 2}
+bootstrap_draws: 50
+"""
+)
+
+
+def clicks(folder: Path, lives: int) -> Path:
+    """A new item every three hours; each is asked for by ten users for so many hours."""
+    draw, rows = torch.Generator().manual_seed(0), []
+    items = DAYS * 8
+    for item in range(items):
+        at = torch.rand(30, generator=draw) * min(lives, 3 * (items - item))
+        for user, hours in enumerate(at.tolist()):
+            if torch.rand((), generator=draw) < 0.4:
+                rows.append(
+                    (user + 30 * (item % 5), f"i{item:02}", FIRST + timedelta(hours=3 * item + hours))
+                )
+    pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row").write_parquet(
+        folder / "clicks.parquet"
+    )
+    return folder
+
+
+def settings_of(folder: Path, text: str, *overrides: tuple[str, str]) -> EvaluateSettings:
+    (folder / "evaluate.yaml").write_text(text)
+    return load(EvaluateSettings, [folder / "evaluate.yaml"], overrides).settings
+
+
+def paced(settings: EvaluateSettings):
+    moment = FIRST + timedelta(days=7)
+    inputs = read_inputs(settings, None)
+    return at_pace(settings, settings.learners[0], inputs, moment, timedelta(days=1))
+
+
+def test_where_items_live_for_hours_training_looks_forward_from_moments(tmp_path) -> None:
+    found = paced(settings_of(clicks(tmp_path, lives=8), EVALUATION))
+    assert found.story.split == "moment"
+    assert found.learner.init_args == {"item_ids": False}
+    assert [duration_text(window) for window in found.story.item_windows] == ["1h", "3h", "6h", "1d"]
+    assert found.story.popularity_window is not None
+    assert "items come and go" in found.why
+    assert "item_windows: [1h, 3h, 6h, 1d]" in str(found)
+
+
+def test_where_they_stay_and_where_settings_say_otherwise_nothing_changes(tmp_path) -> None:
+    settings = settings_of(clicks(tmp_path, lives=8), EVALUATION, ("training.split", "time"))
+    assert paced(settings) == (settings, settings.learners[0], "")
+    settings = settings_of(clicks(tmp_path, lives=200), EVALUATION)
+    assert paced(settings) == (settings, settings.learners[0], "")
+
+
+def test_an_evaluation_fits_its_learners_so_and_leaves_the_baselines_alone(tmp_path, caplog) -> None:
+    settings = settings_of(clicks(tmp_path, lives=8), EVALUATION)
+    with caplog.at_level(logging.INFO):
+        result = evaluate.evaluate(settings, "abcdefgh")
+    assert "Laddered: items come and go" in caplog.text
+    assert "Popularity: items come and go" not in caplog.text
+    # By now the most clicked of all time are of no use; the learner knows what is new.
+    assert result["shots"]["0"]["default"] > 2 * result["shots"]["0"]["best_baseline"]
+
+
+def test_a_night_says_which_settings_would_suit(tmp_path, caplog) -> None:
+    (clicks(tmp_path, lives=8) / "night.yaml").write_text(
+        MAPPING + "run_date: 2026-03-09\ncold: {below: 4}\n"
+    )
+    loaded = load(NightSettings, [tmp_path / "night.yaml"], ())
+    with caplog.at_level(logging.WARNING):
+        nightly.validate(loaded.settings, loaded.fingerprint)
+    assert "items come and go" in caplog.text
+    assert "try training: {split: moment, moments: {every: 6h, over: 2d, horizon: 12h}}" in caplog.text

@@ -1,0 +1,86 @@
+"""What is decided after meta-training, by users that were not trained on."""
+
+import pytest
+import torch
+from toy_world import episodes, histories, toy_world
+
+from recsys_meta.algorithms.laddered_maml import LadderedMAML
+from recsys_meta.training.settling import prior_gains, settle
+
+WORLD = toy_world()
+TRAIN, HELD_OUT = torch.arange(120), torch.arange(120, 160)
+
+
+def learner_with_biases(biases: torch.Tensor) -> LadderedMAML:
+    """Of a prior that is popularity plus these numbers, one for each id."""
+    torch.manual_seed(0)
+    learner = LadderedMAML(WORLD.sizes, dim=8, dropout=0.0, unknown_share=0.0).eval()
+    learner.fit_statistics(histories(WORLD, TRAIN, implicit=True), WORLD.catalogue)
+    table = learner.item_bias.ids.weight
+    with torch.no_grad():
+        table.copy_(biases.unsqueeze(1))
+    return learner
+
+
+def validation():
+    return [episodes(WORLD, HELD_OUT, implicit=True, shots=2, query=4, seed=1)]
+
+
+def wanted_by_all() -> torch.Tensor:
+    """How often each id is asked for by these very users: what no popularity of others knows as well."""
+    (batch,) = validation()
+    ids = WORLD.catalogue.features.ids[batch.query.items][batch.query.mask & (batch.query.targets > 0)]
+    return torch.bincount(ids, minlength=WORLD.sizes.item.ids).float()
+
+
+def prior_of(learner: LadderedMAML) -> torch.Tensor:
+    (batch,) = validation()
+    codes = learner.encode(batch.catalogue)
+    return learner.predict(learner.prior(batch.support, batch.users, codes), codes)
+
+
+def test_a_prior_that_serves_new_users_no_better_than_popularity_gives_way_to_it() -> None:
+    noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
+    learner = learner_with_biases(3 * noise)
+    settle(learner, validation())
+    assert learner.departure == 0
+    torch.testing.assert_close(prior_of(learner), WORLD.catalogue.log_popularity.expand(len(HELD_OUT), -1))
+
+
+def test_a_prior_that_serves_them_better_stays() -> None:
+    learner = learner_with_biases(wanted_by_all())
+    before = prior_of(learner)
+    settle(learner, validation())
+    assert learner.departure == 1
+    torch.testing.assert_close(prior_of(learner), before)
+
+
+def test_with_history_nothing_changes() -> None:
+    noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
+    learner, (batch,) = learner_with_biases(3 * noise), validation()
+    codes = learner.encode(batch.catalogue)
+    before = learner.predict(learner.adapt(batch.support, batch.users, codes), codes)
+    settle(learner, validation())
+    torch.testing.assert_close(
+        learner.predict(learner.adapt(batch.support, batch.users, codes), codes), before
+    )
+
+
+def test_without_validation_users_everything_stays() -> None:
+    learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+    settle(learner, [])
+    assert learner.departure == 1
+
+
+def test_the_gain_is_ndcg_of_the_candidates_that_are_left() -> None:
+    noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
+    learner, (batch,) = learner_with_biases(noise), validation()
+    scores = prior_of(learner)[0]
+    scores[batch.support.items[0][batch.support.mask[0]]] = -torch.inf
+    scores[~batch.catalogue.eligible] = -torch.inf
+    relevant = set(batch.query.items[0][batch.query.mask[0] & (batch.query.targets[0] > 0)].tolist())
+    discounts = (1 / torch.arange(2.0, 12.0).log2()).tolist()
+    top = scores.argsort(descending=True)[:10].tolist()
+    found = sum(discount for discount, item in zip(discounts, top, strict=True) if item in relevant)
+    expected = found / sum(discounts[: len(relevant)])
+    assert float(prior_gains(learner, [batch])[0]) == pytest.approx(expected)
