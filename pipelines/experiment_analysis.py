@@ -9,6 +9,7 @@ import polars as pl
 
 from pipelines.inputs import source_of
 from pipelines.outcomes import NothingToDo
+from pipelines.printable import printable
 from pipelines.settings import ExperimentSettings, MetricSettings, OutcomeSettings
 from recsys_meta import __version__, ingest, store
 from recsys_meta.ab.experiments.analysis import EVERYBODY, Analysis, Reading, Rules, analyse
@@ -93,7 +94,7 @@ def check(settings: ExperimentSettings, fingerprint: str, measured: Measured) ->
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(folder / "aa.md", text.encode())
         write_experiment(workspace.root / EXPERIMENTS_FILE, fingerprint[:8], {"experiment_aa": table})
-    print(text)
+    print(printable(text))
     return aa_summary(settings, measured, table)
 
 
@@ -136,6 +137,8 @@ def measure(settings: ExperimentSettings) -> Measured:
     first, last = moment(exposures["exposed_at"].min()), moment(exposures["exposed_at"].max())
     if outcomes.height:
         last = max(last, moment(outcomes["occurred_at"].max()))
+    if until is not None:
+        last = min(last, until - timedelta(microseconds=1))
     reached = settings.planned_end is not None and last.date() >= settings.planned_end
     log.info(
         "%s users, %s seen in several variants, read %s",
@@ -320,7 +323,7 @@ def write(
             "experiment_looks": found.looks,
         },
     )
-    print(text)
+    print(printable(text))
     print(f"{folder / 'report.html'}\n")
     return summary
 

@@ -11,6 +11,7 @@ import polars as pl
 from pipelines.experiment_analysis import metric_of, read_outcomes, same_ids
 from pipelines.inputs import source_of
 from pipelines.outcomes import NothingToDo
+from pipelines.printable import printable
 from pipelines.settings import PowerSettings
 from recsys_meta import ingest, store
 from recsys_meta.ab.experiments.measuring import before, daily, steps, totals
@@ -47,7 +48,7 @@ def power(settings: PowerSettings, fingerprint: str) -> Summary:
         write_bytes_atomically(folder / "power.md", text.encode())
         write_bytes_atomically(folder / "power.svg", power_picture(settings.metric.name, table).encode())
         write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1).encode())
-    print(text)
+    print(printable(text))
     print(f"{folder / 'power.svg'}\n")
     return summary
 

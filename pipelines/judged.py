@@ -65,7 +65,9 @@ class Trial(NamedTuple):
     training_users: pl.Series
     item_ids: pl.Series  # the items that the tasks speak of: rows of the judged catalogue
     moment: datetime | None = None  # what is known lies before it; None where time is unknown, or not cut
-    horizon: timedelta | None = None  # how far after the moment the query may lie
+    horizon: timedelta | None = (
+        None  # of a night: how far after its moment the query may lie, and all support before it
+    )
 
     def known(self) -> Histories:
         """What everybody did, on the items of the trial."""
@@ -214,10 +216,7 @@ def temporal_trial(settings: EvaluateSettings, protocol: TemporalProtocol, input
         users.gather(rows.numpy()), torch.zeros(len(rows), dtype=torch.int64), support, query,
         judged_by(settings, protocol, learned),
     )  # fmt: skip
-    newest = inputs.events[TIMESTAMP].max()
-    assert isinstance(newest, datetime)
-    horizon = newest - moment
-    return Trial(tasks, learned, learned.events[USER_ID].unique().sort(), learned.item_ids, moment, horizon)
+    return Trial(tasks, learned, learned.events[USER_ID].unique().sort(), learned.item_ids, moment)
 
 
 def next_day_trial(settings: Story, protocol: NextDayProtocol, inputs: Inputs) -> Trial:

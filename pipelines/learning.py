@@ -15,7 +15,14 @@ import torch
 from pipelines.construction import takes
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.outcomes import ConfigError, NothingToDo
-from pipelines.settings import BaselineSettings, LearnerSettings, MomentSettings, Story, duration_text
+from pipelines.settings import (
+    BaselineSettings,
+    LearnerSettings,
+    MomentSettings,
+    Story,
+    TrainingSettings,
+    duration_text,
+)
 from pipelines.starting import importing
 from recsys_meta import __version__, ingest, store
 from recsys_meta.adaptation.judging import Prepare, unchanged
@@ -194,7 +201,7 @@ def fit_or_reuse(
             fingerprint=version,
             save_every=story.training.checkpoint_every.total_seconds(),
         )
-        report = with_room(story, users_per_step(story, len(train)), learner, sampler, drawn, fit_on)
+        report = with_room(story, learner, len(train), sampler, drawn, fit_on)
         metrics = {
             "validation_loss": report.best_validation_loss,
             "prior_validation_loss": report.prior_validation_loss,
@@ -230,27 +237,27 @@ T = TypeVar("T")
 
 def with_room(
     story: Story,
-    users: int,
     learner: Learner,
+    users: int,
     sampler: Sampler,
     drawn: Callable[[Story], Sampler],
     fit_on: Callable[[Sampler], T],
 ) -> T:
     """The fit; where the memory does not suffice, once more from the start with half of the users per step."""
-    untrained = deepcopy(learner.state_dict())
+    untrained, size = deepcopy(learner.state_dict()), users_per_step(story.training, users)
     try:
         return fit_on(sampler)
     except (RuntimeError, MemoryError) as error:
-        if users == 1 or not out_of_memory(error):
+        if size == 1 or not out_of_memory(error):
             raise
     # Outside of the handler, whose traceback would hold on to the tensors.
     log.warning(
         "out of memory in training: once more with %d users per step, not %d (see training.batch_size)",
-        users // 2,
-        users,
+        size // 2,
+        size,
     )
     learner.to("cpu").load_state_dict(untrained)
-    training = story.training.model_copy(update={"batch_size": users // 2})
+    training = story.training.model_copy(update={"batch_size": size // 2})
     return fit_on(drawn(story.model_copy(update={"training": training})))
 
 
@@ -484,7 +491,7 @@ def sampler_of(
     drawn: dict[str, Any] = {
         "query_size": training.query_size,
         "max_support": training.max_support,
-        "batch_size": users_per_step(story, len(rows)),
+        "batch_size": users_per_step(training, len(rows)),
         "seed": story.seed,
         "whole_catalogue": learner.whole_catalogue,
         "negatives": learner.negatives,
@@ -525,9 +532,9 @@ def epochs_of(batches: int) -> int:
     return min(max(round(_STEPS / batches), _FEWEST_EPOCHS), _MOST_EPOCHS)
 
 
-def users_per_step(story: Story, users: int) -> int:
-    """Of the outer loop, when there are so many to train on."""
-    return story.training.batch_size or (_BATCH if users < _MANY else 2 * _BATCH)
+def users_per_step(training: TrainingSettings, users: int) -> int:
+    """How many of so many users stand in a step of the outer loop."""
+    return training.batch_size or (_BATCH if users < _MANY else 2 * _BATCH)
 
 
 def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Tensor:

@@ -361,11 +361,11 @@ def test_a_full_disk_ends_the_night_in_a_line_wherever_it_strikes_and_the_same_c
     )
     assert "Traceback" not in ended.stderr, ended.stderr
     lines = [line for line in ended.stdout.splitlines() if re.fullmatch(r"\d+ \d+", line)]
-    assert [line.split()[1] for line in lines] == ["1"] * 3 + ["0"], ended.stderr
+    assert [line.split()[1] for line in lines] == ["74"] * 3 + ["0"], ended.stderr
     reasons = [
         json.loads(line)["reason"]
         for line in ended.stdout.splitlines()
-        if line.startswith('{"status": "failed"')
+        if line.startswith('{"status": "disk error"')
     ]
     assert len(reasons) == 3
     assert not list((world / "workspace").rglob(".tmp-*"))

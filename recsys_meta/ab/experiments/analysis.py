@@ -155,7 +155,7 @@ def _effects(
     segment: str,
     shares: Mapping[str, float],
 ) -> tuple[list[dict[str, object]], pl.DataFrame]:
-    """One row of EFFECTS per metric, without the verdict, and the looks. "broken_p" and "kept_p" are of guardrails alone."""
+    """One row of EFFECTS per metric and the looks; without the verdict, but with what a guardrail's is made of."""
     rows: list[dict[str, object]] = []
     pages = [pl.DataFrame(schema={"treatment": pl.String, "metric": pl.String})]
     for metric in metrics:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import polars as pl
 import tea_tasting as tt
 from tea_tasting.aggr import Aggregates
@@ -50,7 +51,8 @@ def compare(
         return _compared(counts, [0.0, 0.0, 0.0, *[None] * 6])
     if any(part.mean("denominator") == 0 for part in aggregates.values()):
         return _compared(counts, [None] * 9)
-    result = _tea_tasting(metric, level).analyze(aggregates, control, treatment)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of users who are all alike: NaN, said as None
+        result = _tea_tasting(metric, level).analyze(aggregates, control, treatment)
     return _compared(
         counts,
         [

@@ -73,6 +73,16 @@ def test_what_cannot_be_compared_has_no_figures() -> None:
     assert alone.users_treatment == 0
     nothing = compare(users.with_columns(numerator=pl.lit(0.0)), Metric("m", "m"), "A", "B")
     assert (nothing.effect, nothing.p_value) == (0.0, None)
+    alike = compare(users.with_columns(numerator=pl.lit(2.0)), Metric("m", "m"), "A", "B")
+    assert (alike.effect, alike.low, alike.p_value) == (0.0, None, None)
+    apart = users.with_columns(numerator=pl.when(pl.col("variant") == "A").then(0.0).otherwise(1.0))
+    assert compare(apart, Metric("m", "m"), "A", "B").p_value is None
+    only_b = users.with_columns(
+        numerator=pl.when(pl.col("variant") == "A").then(0.0).otherwise(pl.col("numerator"))
+    )
+    found = compare(only_b, Metric("m", "m"), "A", "B")
+    assert found.p_value < 0.001
+    assert found.relative is None
     unseen = compare(users.with_columns(denominator=pl.lit(0.0)), Metric("m", "m", "ratio"), "A", "B")
     assert (unseen.effect, unseen.p_value) == (None, None)
 
