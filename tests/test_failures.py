@@ -365,7 +365,7 @@ def test_a_full_disk_ends_the_night_in_a_line_wherever_it_strikes_and_the_same_c
     reasons = [
         json.loads(line)["reason"]
         for line in ended.stdout.splitlines()
-        if line.startswith('{"status": "disk error"')
+        if line.startswith('{"status": "machine error"')
     ]
     assert len(reasons) == 3
     assert not list((world / "workspace").rglob(".tmp-*"))
@@ -393,7 +393,7 @@ def test_where_there_is_no_gpu_the_cpu_works_and_a_line_says_so(
     assert f"training.accelerator is {accelerator}, but there is none here: working on the CPU" in ended.err
 
 
-@pytest.mark.parametrize(("room", "code"), [(8, 0), (4, 1)])
+@pytest.mark.parametrize(("room", "code"), [(8, 0), (4, 74)])
 def test_out_of_memory_in_training_halves_the_users_of_a_step_once_and_is_then_an_error(
     world: Path,
     night: Callable[..., Ended],
