@@ -241,11 +241,13 @@ def write(
         Told(name, found.target, found.against, found.differences, len(found.quarantine))
         for name, found in analysed.items()
     ]
+    modelled = any({"DM", "Cascade-DR"} & set(found.target.sums) for found in analysed.values())
+    fitting = f"{settings.reward_model.kind}, cross-fitted by user in {settings.reward_model.folds} folds"
     facts = {
         "logs": settings.logs.path.name,
         "propensities": settings.logs.origin,
         "interval": f"{settings.interval}, {settings.level:.0%}, users resampled {settings.bootstrap_draws:,} times",
-        "reward model": f"{settings.reward_model.kind}, cross-fitted by user in {settings.reward_model.folds} folds",
+        "reward model": fitting if modelled else "none",
         "seed": str(settings.seed),
         "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "evaluation_id": fingerprint[:8],

@@ -15,6 +15,7 @@ from recsys_meta.ab.intervals import Kind, Resamples, interval
 from recsys_meta.ab.logged_actions import Origin
 
 _BINS = 30
+_APART = 1.1  # weights within this factor of each other are alike
 
 
 class Overlap(NamedTuple):
@@ -105,8 +106,10 @@ def weight_distribution(weights: Numbers) -> pl.DataFrame:
     rows = [{"low": 0.0, "high": 0.0, "rows": int((weights == 0).sum()), "share": 0.0}]
     if len(positive):
         least, most = float(positive.min()), float(positive.max())
-        edges = np.geomspace(least, most if most > least else least * 1.0001, _BINS + 1)
-        edges[0], edges[-1] = least, max(most, edges[-1])
+        if most / least < _APART:  # all alike: one bar in the middle of a picture
+            least, most = least / _APART, most * _APART
+        edges = np.geomspace(least, most, _BINS + 1)
+        edges[0], edges[-1] = least, most  # which rounding may have moved
         counts, _ = np.histogram(positive, edges)
         mass, _ = np.histogram(positive, edges, weights=positive)
         rows += [

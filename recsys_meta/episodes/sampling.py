@@ -18,6 +18,7 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Ra
 
 # Tasks are sorted by length within so many batches: little padding is left, and company stays random.
 _BATCHES_SORTED_TOGETHER = 32
+_LATE = 0.5  # share of the tasks by time that are asked for what comes after the largest number of shots
 
 
 class RandomSplits:
@@ -27,8 +28,8 @@ class RandomSplits:
         to be judged on. None: everything but ``query_size`` is support.
     query_size, max_support: caps of the two sets. query_size None: all the rest.
     by_time: support is what came first and query what came later, instead of a fresh random order. With ``shots`` the query
-        begins at a number of shots of its own, where that is larger: what a user does next is not what it does in the end,
-        and who learns to foretell the one alone forgets what everybody likes.
+        begins at a number of shots of its own, where that is larger, in every second task at the largest: what a user does
+        next is not what it does in the end, and who learns to foretell the one alone forgets what everybody likes.
     whole_catalogue: batches carry the catalogue as it is, instead of the items that they mention.
     negatives: sampled negatives per positive, tempered (see Negatives). Those of the support set avoid the
         support alone, for a night knows no more; those of the query set avoid all that the user consumed.
@@ -126,7 +127,7 @@ class RandomSplits:
         last = stops - self._min_query
         ends = begins = torch.minimum(starts + self._drawn_shots(chance), last)
         if self._by_time:
-            begins = torch.maximum(ends, torch.minimum(starts + self._drawn_shots(chance), last))
+            begins = torch.maximum(ends, torch.minimum(starts + self._drawn_begin(chance), last))
         if self._query_size is not None:
             stops = torch.minimum(stops, begins + max(self._query_size, self._min_query))
         return _Cuts(starts, ends, begins, stops)
@@ -136,6 +137,14 @@ class RandomSplits:
         assert self._shots is not None
         shots = self._shots[torch.randint(len(self._shots), self._rows.shape, generator=chance)]
         return shots if self._max_support is None else shots.clamp(max=self._max_support)
+
+    def _drawn_begin(self, chance: torch.Generator) -> Tensor:
+        """After how many interactions the query set of every task begins, [E] int64, where its support set ends before."""
+        assert self._shots is not None
+        drawn, latest = self._drawn_shots(chance), self._shots.max()
+        if self._max_support is not None:
+            latest = latest.clamp(max=self._max_support)
+        return torch.where(torch.rand(drawn.shape, generator=chance) < _LATE, latest, drawn)
 
 
 class _Cuts(NamedTuple):

@@ -70,7 +70,11 @@ def experiment_page(told: Told) -> str:
 def _effects(told: Told, treatment: str, name: str, charts: dict[str, alt.TopLevelMixin]) -> list[str]:
     """Forest and table of all users; adds to the charts."""
     rows = told.analysis.effects.filter((pl.col("treatment") == treatment) & _is_everybody())
-    kind = "for this one reading" if (rows["reading"] == "once").all() else "that hold on any day of looking"
+    kind = (
+        "for this one reading"
+        if (rows["reading"] == "once").all()
+        else "that hold on any day of looking (of quantiles: for one)"
+    )
     note = f"change against {told.control}, with {told.level:.0%} intervals {kind}; a black tick: the margin of a guardrail"
     chart = forest(rows, told.metrics, "metric")
     if chart is None:

@@ -34,10 +34,11 @@ def test_rows_of_one_user_get_one_number():
     assert sorted(set(users)) == [0, 1]
 
 
-def test_without_a_user_column_every_row_stands_alone():
+def test_without_a_user_column_slates_stand_alone_and_without_these_every_row():
     logs = logged_actions(ROWS.drop("user_id"))
     assert not logs.clustered
-    assert logs.users.tolist() == [0, 1, 2]
+    assert logs.users[0] == logs.users[2] != logs.users[1]  # rows of one slate were shown together
+    assert logged_actions(ROWS.drop("user_id", "slate_id")).users.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -177,18 +177,11 @@ def test_by_time_the_query_set_begins_at_once_or_at_a_number_of_shots_of_its_own
             random_splits([[*range(9)]], shots=[0, 2, 5], by_time=True).epoch(number)
         )
     )
-    expected = {
-        (0, 0): 1,
-        (0, 2): 1,
-        (0, 5): 1,
-        (2, 2): 2,
-        (2, 5): 1,
-        (5, 5): 3,
-    }  # of 9: max(support, 0, 2 or 5)
+    # Of 18: of three supports each, four queries in six begin at 5, one each at 0 and at 2.
+    expected = {(0, 0): 1, (0, 2): 1, (0, 5): 4, (2, 2): 2, (2, 5): 4, (5, 5): 6}
     assert set(found) == set(expected)
-    assert (
-        chisquare([found[pair] for pair in expected], [200 * n / 9 for n in expected.values()]).pvalue > 1e-3
-    )
+    wanted = [200 * share / 18 for share in expected.values()]
+    assert chisquare([found[pair] for pair in expected], wanted).pvalue > 1e-3
 
 
 def test_by_time_needs_times() -> None:
