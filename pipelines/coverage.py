@@ -1,4 +1,4 @@
-"""Prints how often the intervals of off-policy estimates cover the truth: the table of docs/off-policy.md.
+"""Prints how often the intervals of off-policy estimates cover the truth: the table of docs/offline_ab.md.
 
 python -m pipelines.coverage --rows 2000 --draws 1000
 """

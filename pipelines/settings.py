@@ -1301,7 +1301,7 @@ class OffPolicySettings(Settings):
         default=RewardModelSettings(), description="the model behind DM and DR"
     )
     interval: Literal["normal", "percentile", "studentized", "likelihood", "bernstein", "sequence"] = Field(
-        default="studentized", description="method; the default by measured coverage, see off-policy.md"
+        default="studentized", description="method; the default by measured coverage, see offline_ab.md"
     )
     level: OpenShare = Field(default=0.95, description="of every interval")
     bootstrap_draws: int = Field(default=1000, ge=100, description="resamples of the users")

@@ -16,7 +16,7 @@ error (sample.py):
 
 Differences from the papers: R is the range that was observed, so that the Bernstein interval is no finite-sample guarantee where
 a larger weight has not been seen yet; rho makes the sequence narrowest at the U at hand. Which of them cover what they promise,
-and where none does, is measured by ``recsys_meta.ab.coverage``; docs/off-policy.md has the table.
+and where none does, is measured by ``recsys_meta.ab.coverage``; docs/offline_ab.md has the table.
 """
 
 from collections.abc import Callable, Mapping

@@ -24,7 +24,7 @@ from recsys_meta.ab.logged_actions import POSITION, LoggedActions, Origin
 from recsys_meta.ab.policies import Policy, supported_share, target_probabilities
 from recsys_meta.ab.verdict import AGREEMENT, Limits, Verdict, judge
 
-DEFAULT_KIND: Kind = "studentized"  # docs/off-policy.md says by what measurement
+DEFAULT_KIND: Kind = "studentized"  # docs/offline_ab.md says by what measurement
 ANSWERS: Sequence[str] = ("DR", "SNIPS", "Replay")  # which estimate is the answer: the first that there is
 
 ESTIMATES: Mapping[str, type[pl.DataType]] = {

@@ -1,7 +1,7 @@
 """Whether an off-policy estimate may be believed: trustworthy, doubtful or not identified, with the reasons.
 
 The limits are meant so that the default interval covers what it promises where the verdict is "trustworthy".
-``recsys_meta.ab.coverage`` measures it on worlds with a known answer; docs/off-policy.md says for which that has been done.
+``recsys_meta.ab.coverage`` measures it on worlds with a known answer; docs/offline_ab.md says for which that has been done.
 """
 
 from typing import Literal, NamedTuple, Protocol
