@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipelines.inputs import source_of
+from pipelines.inputs import interactions_of, source_of
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.settings import ExperimentSettings, MetricSettings, OutcomeSettings
@@ -181,17 +181,7 @@ def read(
     interactions = None
     given = settings.interactions
     if given is not None and any(metric.covariate in ("interactions", "value") for metric in metrics):
-        interactions = ingest.read_interactions(
-            source_of(given),
-            user_id=given.user_id,
-            item_id=given.item_id,
-            value=given.value,
-            timestamp=given.timestamp,
-            time_unit=given.time_unit,
-            value_range=given.value_range,
-            duplicates="keep",
-            max_quarantined_share=share,
-        ).table
+        interactions = interactions_of(given, share, duplicates="keep").table
         interactions = same_ids(interactions, exposures.table, "interactions")
     return exposures.table, same_ids(outcomes, exposures.table, "outcomes"), interactions
 

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 
 from pipelines.experiment_analysis import metric_of, read_outcomes, same_ids
-from pipelines.inputs import source_of
+from pipelines.inputs import interactions_of
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.settings import PowerSettings
-from recsys_meta import ingest, store
+from recsys_meta import store
 from recsys_meta.ab.experiments.measuring import before, daily, steps, totals
 from recsys_meta.ab.experiments.metrics import EXPOSURES, Metric
 from recsys_meta.ab.experiments.moments import of_users
@@ -97,17 +97,7 @@ def read(settings: PowerSettings, metric: Metric) -> tuple[pl.DataFrame, pl.Data
     """Interactions and outcomes; without a table of outcomes the interactions are those of the metric."""
     given = settings.interactions
     assert given is not None
-    interactions = ingest.read_interactions(
-        source_of(given),
-        user_id=given.user_id,
-        item_id=given.item_id,
-        value=given.value,
-        timestamp=given.timestamp,
-        time_unit=given.time_unit,
-        value_range=given.value_range,
-        duplicates="keep",
-        max_quarantined_share=settings.max_quarantined_share,
-    ).table
+    interactions = interactions_of(given, settings.max_quarantined_share, duplicates="keep").table
     if settings.outcomes is None:
         own = interactions.select(
             USER_ID,

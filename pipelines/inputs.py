@@ -4,12 +4,19 @@ import hashlib
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from pipelines.outcomes import NothingToDo
-from pipelines.settings import FeatureSettings, IdTableSettings, NightSettings, SourceSettings, Story
+from pipelines.settings import (
+    FeatureSettings,
+    IdTableSettings,
+    InteractionSettings,
+    NightSettings,
+    SourceSettings,
+    Story,
+)
 from recsys_meta import ingest
 from recsys_meta.episodes import Sightings, group
 from recsys_meta.tables import ITEM_ID, TIMESTAMP, USER_ID, VALUE, Feature
@@ -89,6 +96,21 @@ def moment_of(night: NightSettings) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
 
 
+def interactions_of(given: InteractionSettings, max_quarantined_share: float, **rules: Any) -> ingest.Checked:
+    """The interactions that the settings name. rules: what else ``ingest.read_interactions`` is to know."""
+    return ingest.read_interactions(
+        source_of(given),
+        user_id=given.user_id,
+        item_id=given.item_id,
+        value=given.value,
+        timestamp=given.timestamp,
+        time_unit=given.time_unit,
+        value_range=given.value_range,
+        max_quarantined_share=max_quarantined_share,
+        **rules,
+    )
+
+
 def read_inputs(story: Story, moment: datetime | None) -> Inputs:
     """Reads and checks every table of a story.
 
@@ -97,19 +119,13 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
     given = story.interactions
     share = story.max_quarantined_share
     checked = {
-        "interactions": ingest.read_interactions(
-            source_of(given),
-            user_id=given.user_id,
-            item_id=given.item_id,
-            value=given.value,
-            timestamp=given.timestamp,
-            time_unit=given.time_unit,
-            value_range=given.value_range,
+        "interactions": interactions_of(
+            given,
+            share,
             # The moment itself is the first instant of the next day.
             moment=None if moment is None else moment - timedelta(microseconds=1),
             later=given.later,
             duplicates=given.duplicates,
-            max_quarantined_share=share,
         )
     }
     for name, table, id_name in (("users", story.users, USER_ID), ("items", story.items, ITEM_ID)):
