@@ -59,6 +59,10 @@ _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
 _BATCH, _MANY = 64, 10_000  # users per step, and from how many users on twice as many
 _WINDOWS = (24, 8, 4, 1)  # parts of a horizon: of a day the last 1, 3, 6 and 24 hours
+_SETTLED, _DRAWS = (
+    4000,
+    4,
+)  # episodes to settle by, and how often a held-out user is drawn for them where there are few
 _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
 
 
@@ -208,7 +212,9 @@ def fit_or_reuse(
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
         }
-        settle(learner, validation, story.seed)
+        draws = min(max(_SETTLED // max(len(held_out), 1), 1), _DRAWS)
+        episodes = validation_of(story, *drawing, held_out, moment, draws=draws)
+        settle(learner, episodes[: -(-_SETTLED // users_per_step(story.training, len(held_out)))], story.seed)
         learner.refit_statistics(histories, clock.at(None))
     meta: dict[str, Any] = {
         "recipe": recipe,
@@ -544,9 +550,10 @@ def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Te
     return some[newest >= microseconds(since)]
 
 
-def validation_of(*arguments: Any) -> list[EpisodeBatch]:
-    """The fixed episodes of held-out users; arguments as of ``sampler_of``."""
-    return list(sampler_of(*arguments).epoch(_VALIDATION_EPOCH))
+def validation_of(*arguments: Any, draws: int = 1) -> list[EpisodeBatch]:
+    """The fixed episodes of held-out users, each so many times; arguments as of ``sampler_of``."""
+    sampler = sampler_of(*arguments)
+    return [batch for draw in range(draws) for batch in sampler.epoch(_VALIDATION_EPOCH + draw)]
 
 
 def with_negatives(learner: Learner, catalogue: Catalogue, user_ids: pl.Series, seed: int) -> Prepare:

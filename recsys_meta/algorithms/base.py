@@ -61,10 +61,11 @@ class Learner(nn.Module, ABC):
         Only what meta-training leaves alone may change here; by default nothing does.
         """
 
-    def settle(self, gains: Callable[[], Tensor]) -> None:
+    def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
         """Decides, once, after meta-training, what users that were not trained on had better decide; by default there is nothing.
 
-        gains: how good the prior of this learner, as it is now, is for each of V such users, [V]; higher is better.
+        gains: adapted or not -> how good this learner, as it is now, is for each of V episodes of such users, [V], higher is
+        better, and their numbers of shots, [V].
         """
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:

@@ -50,7 +50,7 @@ class Laddered(Learner):
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         self.chosen.refit_statistics(histories, catalogue)
 
-    def settle(self, gains: Callable[[], Tensor]) -> None:
+    def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
         self.chosen.settle(gains)
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:

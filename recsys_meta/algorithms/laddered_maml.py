@@ -13,6 +13,10 @@ meeting at all says much and a second one little. All is learned end to end from
 contribution taken out of the cosines (see ``models.cooccurrence``), and factors that others shaped (see
 ``models.implicit_factors``): without that both look too good, and their weights grow too large.
 
+The query loss speaks of everything that a user chose, a list of ten only of what stands on top: iALS is often right about the
+former and wrong about the latter. How much of its learned weight is kept is therefore settled afterwards, by the NDCG@10 of users
+not trained on.
+
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
 
@@ -34,12 +38,14 @@ from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.implicit_factors import ImplicitFactors
 from recsys_meta.models.losses import RATING_LOSSES, LossName
-from recsys_meta.models.shot_curve import ShotCurve
+from recsys_meta.models.shot_curve import KNOTS, ShotCurve
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _FACTOR_SCALE = 10.0  # p . q is a chance, mostly small; what its curve stands for is an addition to a logit
 _DEPARTURES = (0.0, 0.5, 1.0)  # shares that are tried; the first is the one to beat
+_TRUSTS = (1.0, 0.5, 0.0)  # shares of the learned trust in iALS; the first stays where none is better
+_SHOT_GROUPS = ((1, 5), (6, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
 
@@ -127,16 +133,33 @@ class LadderedMAML(MAML):
             self.cooccurrence.fit(histories, catalogue)
             self.implicit.fit(histories, catalogue, cross=cross)
 
-    def settle(self, gains: Callable[[], Tensor]) -> None:
-        """The share of the prior that is kept beside popularity: the one with the largest gain beyond its standard error."""
+    def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
+        """How much of the prior stands beside popularity, and how much of the trust in iALS is kept at few and at many shots.
+
+        The former is the share with the largest gain beyond its standard error; the latter the one with the largest gain.
+        """
         worth, popular = [], None
         for share in _DEPARTURES:
             self.departure.fill_(share)
-            found = gains()
+            found, _ = gains(False)
             popular = found if popular is None else popular
             gained = found - popular
             worth.append(gained.mean() - gained.std(correction=0) / len(gained) ** 0.5)
         self.departure.fill_(_DEPARTURES[int(torch.stack(worth).argmax())])
+        if not self.factor_curve.values.requires_grad:
+            return
+        trust, knots = self.factor_curve.values.detach().clone(), torch.tensor(KNOTS)
+        for least, most in _SHOT_GROUPS:
+            group, worth = (knots >= least) & (knots <= most), []
+            for share in _TRUSTS:
+                self.factor_curve.values.data = torch.where(
+                    group, share * trust, self.factor_curve.values.data
+                )
+                found, shots = gains(True)
+                some = (shots >= least) & (shots <= most)
+                worth.append(found[some].mean() if some.any() else found.new_zeros(()))
+            best = _TRUSTS[int(torch.stack(worth).argmax())]
+            self.factor_curve.values.data = torch.where(group, best * trust, self.factor_curve.values.data)
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""

@@ -13,27 +13,28 @@ _CUTOFF = 10
 
 
 def settle(learner: Learner, validation: Sequence[EpisodeBatch], seed: int = 0) -> None:
-    """Lets the learner decide by the NDCG@10 of its prior on these users' queries; without users, or where episodes carry but
-    the items that they mention, everything stays as it is.
+    """Lets the learner decide by its NDCG@10 on these users' queries; without users, or where episodes carry but the items that
+    they mention, everything stays as it is.
     """
     if validation and learner.whole_catalogue:
-        learner.settle(lambda: prior_gains(learner, validation, seed))
+        learner.settle(lambda adapted: episode_gains(learner, validation, adapted=adapted, seed=seed))
 
 
 @torch.no_grad()
-def prior_gains(learner: Learner, validation: Sequence[EpisodeBatch], seed: int = 0) -> Tensor:
-    """NDCG@10 of the learner without history, of every task that has something to be found, [V]."""
-    gains = []
+def episode_gains(
+    learner: Learner, validation: Sequence[EpisodeBatch], *, adapted: bool, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """NDCG@10 of the learner, adapted or not, on every episode that has something to be found, [V]; and its shots, [V]."""
+    gains, shots = [], []
     for support, query, users, catalogue, _ in validation:
         items = learner.encode(catalogue)
-        scores = learner.predict(learner.prior(support, users, items), items)
+        state = (learner.adapt if adapted else learner.prior)(support, users, items)
         number = len(catalogue.eligible)
         candidates = catalogue.eligible & ~multi_hot(support.items, support.mask, number)
         relevant = multi_hot(query.items, query.mask & (query.targets > 0), number)
-        gains.append(
-            ranking_metrics(scores, candidates, relevant, _CUTOFF, tie_places(number, seed))[
-                f"ndcg@{_CUTOFF}"
-            ]
-        )
-    found = torch.cat(gains)
-    return found[~found.isnan()]
+        places = tie_places(number, seed)
+        found = ranking_metrics(learner.predict(state, items), candidates, relevant, _CUTOFF, places)
+        gains.append(found[f"ndcg@{_CUTOFF}"])
+        shots.append((support.mask & (support.targets > 0)).sum(1))
+    found_all, shots_all = torch.cat(gains), torch.cat(shots)
+    return found_all[~found_all.isnan()], shots_all[~found_all.isnan()]

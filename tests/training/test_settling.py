@@ -5,7 +5,7 @@ import torch
 from toy_world import episodes, histories, toy_world
 
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
-from recsys_meta.training.settling import prior_gains, settle
+from recsys_meta.training.settling import episode_gains, settle
 
 WORLD = toy_world()
 TRAIN, HELD_OUT = torch.arange(120), torch.arange(120, 160)
@@ -83,4 +83,29 @@ def test_the_gain_is_ndcg_of_the_candidates_that_are_left() -> None:
     top = scores.argsort(descending=True)[:10].tolist()
     found = sum(discount for discount, item in zip(discounts, top, strict=True) if item in relevant)
     expected = found / sum(discounts[: len(relevant)])
-    assert float(prior_gains(learner, [batch])[0]) == pytest.approx(expected)
+    assert float(episode_gains(learner, [batch], adapted=False)[0][0]) == pytest.approx(expected)
+
+
+def trusting(trust: float) -> LadderedMAML:
+    """A learner that has learned to trust iALS so much, at any number of shots."""
+    learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+    with torch.no_grad():
+        learner.factor_curve.values.fill_(trust)
+    return learner
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_of_the_trust_in_factors_stays_what_serves_users_not_trained_on(sign: float) -> None:
+    learner = trusting(sign * 5)
+    settle(learner, validation())
+    few, many = learner.factor_curve.values[1:5], learner.factor_curve.values[5:]
+    gains = [
+        episode_gains(trusting(share * sign * 5), validation(), adapted=True)[0].mean()
+        for share in (1, 0.5, 0)
+    ]
+    best = (1, 0.5, 0)[int(torch.stack(gains).argmax())]
+    assert few.tolist() == [best * sign * 5] * 4
+    assert many.tolist() == [sign * 5] * 5  # of which these episodes, of two shots, say nothing
+    assert gains[0] != gains[2]
+    if sign < 0:  # what users did not choose is no recommendation
+        assert best < 1
