@@ -10,13 +10,8 @@ from recsys_meta.episodes.catalogue import Sightings
 
 _LISTED = 10
 _MOMENTS = 8  # looked back to, a quarter of a horizon from one to the next
-_PARTS = (
-    72,
-    24,
-    8,
-    4,
-    1,
-)  # of a horizon, windows that popularity may be counted in: of a day 20 minutes to the whole
+# Parts of a horizon, windows that popularity may be counted in: of a day 20 minutes to the whole.
+_PARTS = (72, 24, 8, 4, 1)
 _GAIN = 1.25  # times as many events on the list have to be worth giving up counts of all time
 
 
