@@ -211,8 +211,13 @@ def fit_or_reuse(
             "best_epoch": report.best_epoch,
         }
         draws = min(max(_SETTLED // max(len(held_out), 1), 1), _DRAWS)
-        episodes = validation_of(story, *drawing, held_out, moment, draws=draws)
-        settle(learner, episodes[: -(-_SETTLED // users_per_step(story.training, len(held_out)))], story.seed)
+        again = validation_of(story, *drawing, held_out, moment, draws=draws)[len(validation) :]
+        settle(
+            learner,
+            validation[: -(-_SETTLED // users_per_step(story.training, len(held_out)))],
+            again,
+            story.seed,
+        )
         learner.refit_statistics(histories, clock.at(None))
     meta: dict[str, Any] = {
         "recipe": recipe,

@@ -65,7 +65,7 @@ class Learner(nn.Module, ABC):
         """Decides, once, after meta-training, what users that were not trained on had better decide; by default there is nothing.
 
         gains: adapted or not -> how good this learner, as it is now, is for each of V episodes of such users, [V], higher is
-        better, and their numbers of shots, [V].
+        better, and their numbers of shots, [V]. Not adapted, each user stands there once; adapted, perhaps several times.
         """
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:

@@ -43,7 +43,7 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _FACTOR_SCALE = 10.0  # p . q is a chance, mostly small; what its curve stands for is an addition to a logit
-_DEPARTURES = (0.0, 0.5, 1.0)  # shares that are tried; the first is the one to beat
+_DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _TRUSTS = (1.0, 0.5, 0.0)  # shares of the learned trust in iALS; the first stays where none is better
 _SHOT_GROUPS = ((1, 5), (6, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
@@ -136,16 +136,18 @@ class LadderedMAML(MAML):
     def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
         """How much of the prior stands beside popularity, and how much of the trust in iALS is kept at few and at many shots.
 
-        The former is the share with the largest gain beyond its standard error; the latter the one with the largest gain.
+        The former is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
+        the best; the latter the one with the largest gain.
         """
-        worth, popular = [], None
+        self.departure.fill_(0.0)
+        popular, best, most_gained = gains(False)[0], 0.0, 0.0
         for share in _DEPARTURES:
             self.departure.fill_(share)
-            found, _ = gains(False)
-            popular = found if popular is None else popular
-            gained = found - popular
-            worth.append(gained.mean() - gained.std(correction=0) / len(gained) ** 0.5)
-        self.departure.fill_(_DEPARTURES[int(torch.stack(worth).argmax())])
+            gained = gains(False)[0] - popular
+            gain, error = float(gained.mean()), float(gained.std(correction=0)) / len(gained) ** 0.5
+            if gain > max(2 * error, most_gained):
+                best, most_gained = share, gain
+        self.departure.fill_(best)
         if not self.factor_curve.values.requires_grad:
             return
         trust, knots = self.factor_curve.values.detach().clone(), torch.tensor(KNOTS)

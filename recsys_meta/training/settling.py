@@ -12,12 +12,20 @@ from recsys_meta.tensors import EpisodeBatch
 _CUTOFF = 10
 
 
-def settle(learner: Learner, validation: Sequence[EpisodeBatch], seed: int = 0) -> None:
+def settle(
+    learner: Learner, once: Sequence[EpisodeBatch], again: Sequence[EpisodeBatch] = (), seed: int = 0
+) -> None:
     """Lets the learner decide by its NDCG@10 on these users' queries; without users, or where episodes carry but the items that
     they mention, everything stays as it is.
+
+    once: one episode of each user, on which its prior is judged: a standard error counts users. again: further ones of the same
+    users, on which it is judged adapted as well.
     """
-    if validation and learner.whole_catalogue:
-        learner.settle(lambda adapted: episode_gains(learner, validation, adapted=adapted, seed=seed))
+    if once and learner.whole_catalogue:
+        every = [*once, *again]
+        learner.settle(
+            lambda adapted: episode_gains(learner, every if adapted else once, adapted=adapted, seed=seed)
+        )
 
 
 @torch.no_grad()

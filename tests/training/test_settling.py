@@ -109,3 +109,18 @@ def test_of_the_trust_in_factors_stays_what_serves_users_not_trained_on(sign: fl
     assert gains[0] != gains[2]
     if sign < 0:  # what users did not choose is no recommendation
         assert best < 1
+
+
+def test_the_prior_is_judged_on_each_user_once_and_what_is_adapted_on_all_episodes() -> None:
+    class Asking(LadderedMAML):
+        asked: list[tuple[bool, int]] = []  # noqa: RUF012
+
+        def settle(self, gains):
+            self.asked.extend((adapted, len(gains(adapted)[0])) for adapted in (False, True))
+
+    torch.manual_seed(0)
+    learner = Asking(WORLD.sizes, dim=8)
+    learner.fit_statistics(histories(WORLD, TRAIN, implicit=True), WORLD.catalogue)
+    settle(learner.eval(), validation(), validation())
+    (not_adapted, once), (adapted, twice) = learner.asked
+    assert (not_adapted, adapted, twice) == (False, True, 2 * once)
