@@ -58,7 +58,7 @@ TESTS: Mapping[str, Test] = {
 
 def share(name: str, numbers: Sequence[int], grounds: Grounds) -> int:
     """The trials of one process; prints what they came to."""
-    found = Found(name, grounds.seed)
+    found = Found(name, grounds.seed, _amount=len(numbers))
     TESTS[name].run(grounds, numbers, found)
     print(json.dumps(found.as_row()), flush=True)
     return 0

@@ -34,7 +34,7 @@ def abused(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
     for number in numbers:
         root = grounds.folder / f"abuse-{number}"
         root.mkdir()
-        found.tried += 1
+        found.did(1)
         try:
             told, ended = answered(partial(_met, number, root), _LONGEST)
         except TimeoutError as error:

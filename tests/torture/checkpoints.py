@@ -50,7 +50,7 @@ def checkpoint_kills(grounds: Grounds, numbers: Sequence[int], found: Found) -> 
             found.again += 1
         else:
             raise RuntimeError(f"checkpoint_kills {number}: {_DRAWS} fits were not killed while they saved")
-        found.tried += 1
+        found.did(1)
     _, ended, resumed, _ = _killed_fit_once(fits, tiny, folder, None, Random(0), took)
     _judge_resumption(numbers[-1], found, folder, saved, resumed)
     if ended.code != 0:

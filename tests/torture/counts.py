@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ VERDICTS: Mapping[str, str] = {
 }
 
 
+_EVERY = 30.0  # seconds between two words of how far a test is
+
+
 @dataclass
 class Found:
     """The counts of one test, and where failing inputs are kept."""
@@ -34,6 +38,17 @@ class Found:
     verdicts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(VERDICTS, 0))
     details: dict[str, int] = field(default_factory=dict)
     _failing: int | None = None
+    _amount: int | None = None  # trials that are meant to be made: how far they are is said now and then
+    _said: float = field(default_factory=time.monotonic)
+
+    def did(self, trials: int = 1) -> None:
+        """Counts trials that were made."""
+        self.tried += trials
+        if self._amount is not None and time.monotonic() - self._said > _EVERY:
+            self._said = time.monotonic()
+            print(
+                f"{self.test}: {self.tried:,} of this process's {self._amount:,}", file=sys.stderr, flush=True
+            )
 
     def note(self, detail: str, amount: int = 1) -> None:
         """Counts what is worth knowing and no fault."""

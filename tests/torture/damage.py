@@ -43,7 +43,7 @@ def flips(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
         used, ended = answered(partial(_turned_and_used, grounds.trial, chances))
         if used is None:
             raise RuntimeError(f"the child that turns bits died: {ended}")
-        found.tried += len(some)
+        found.did(len(some))
         for place, what, words in used:
             verdict = "undetected_flips" if words == "used" else "tracebacks"
             found.fault(verdict, some[place], f"{what}: {words}")
@@ -139,7 +139,7 @@ def _flip_before_a_night(grounds: Grounds, number: int, found: Found) -> None:
     _bit_turned(path, chance).__enter__()
     what = path.relative_to(grounds.trial)
     ended = grounds.night(grounds.trial, TONIGHT)
-    found.tried += 1
+    found.did(1)
     found.note("before whole nights")
     if ended.fault:
         found.fault("tracebacks", number, f"{what}: {ended.fault}: {ended}", grounds.trial)
@@ -181,7 +181,7 @@ def mangled(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
             found.fault("tracebacks", number, f"{name}: reading it killed the process: {ended}", (name, data))
             left = [later for later in some if later > number] + left
             told = {"faults": [], "read": 0, "tried": some.index(number) + 1}
-        found.tried += told["tried"]
+        found.did(told["tried"])
         found.note("read, some with rows in quarantine", told["read"])
         found.note("refused with a reason", told["tried"] - told["read"] - len(told["faults"]))
         for number, words in told["faults"]:
@@ -328,7 +328,7 @@ def _mangled_night(grounds: Grounds, whole: Mapping[str, bytes], number: int, fo
         grounds.trial, TONIGHT, "--max_quarantined_share", str(share), "--gates.max_fallen_share", "1",
         **{table: path},
     )  # fmt: skip
-    found.tried += 1
+    found.did(1)
     found.note("whole nights")
     if ended.fault:
         found.fault("tracebacks", number, f"{name}: {ended.fault}: {ended}", (name, data))

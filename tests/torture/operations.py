@@ -37,7 +37,7 @@ def kills(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
             grounds.restore()
             killed, ended = _killed(grounds, number, chance)
             if killed:
-                found.tried += 1
+                found.did(1)
                 found.note("inside publish", number % 2)
                 _judge(grounds, number, found)
                 break
@@ -127,7 +127,7 @@ def _on_a_small_disk(grounds: Grounds, number: int, chance: Random, found: Found
             found.again += 1
             return False
         found.note("by the size of the disk")
-        found.tried += 1
+        found.did(1)
         _judge_full_disk(grounds, number, ended, found, f"a disk of {size} bytes")
         subprocess.run(["mount", "-o", "remount,size=100%", str(disk)], check=True)
         _judge(grounds, number, found, (grounds.before,))
@@ -138,7 +138,7 @@ def _on_a_small_disk(grounds: Grounds, number: int, chance: Random, found: Found
 
 
 def _after_full_disk(grounds: Grounds, number: int, ended: Ended, found: Found, words: str) -> None:
-    found.tried += 1
+    found.did(1)
     _judge_full_disk(grounds, number, ended, found, words)
     _judge(grounds, number, found, (grounds.before,))
 
@@ -176,7 +176,7 @@ def pairs(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
             _await_one(children, inside)
             gate.hear_only()  # whoever waits goes on
             ended = sorted((child.ended() for child in children), key=lambda one: one.code)
-        found.tried += 1
+        found.did(1)
         codes = [one.code for one in ended]
         for one in ended:
             if one.fault:
@@ -232,7 +232,7 @@ def readers(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
     found.note("publishes while they read", nights)
     contents: dict[str, set[str]] = {}
     for number, ended in zip(numbers, reports, strict=True):
-        found.tried += 1
+        found.did(1)
         if ended.code != 0 or not ended.summary:
             found.fault("reader_errors", number, f"a reader died: {ended}")
             continue

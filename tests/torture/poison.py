@@ -43,11 +43,11 @@ def planted(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
         if told is None:
             number = int(progress.read_text())
             found.fault("tracebacks", number, f"the night killed the process: {ended}")
-            found.tried += some.index(number) + 1
+            found.did(some.index(number) + 1)
             left = [later for later in some if later > number] + left
             continue
         for number, result in zip(some, told, strict=True):
-            found.tried += 1
+            found.did(1)
             _judge(grounds, number, found, result)
 
 
