@@ -60,6 +60,17 @@ def test_nothing_is_lost_doubled_half_visible_torn_or_unexplained(
     assert [one["test"] for one in total["tests"]] == list(tests)
 
 
+_NOT_AT_ONCE = """
+import pathlib, time
+replace = pathlib.Path.replace
+def with_a_gap(self, target):
+    if self.is_symlink():
+        pathlib.Path(target).unlink(missing_ok=True)
+        time.sleep(0.2)
+    return replace(self, target)
+pathlib.Path.replace = with_a_gap
+"""
+
 # What would be the end of the promise, one change each, and the verdict that tells.
 LIES = {
     "the lock is given to everybody": (
@@ -73,6 +84,7 @@ LIES = {
         "flips",
         {"undetected_flips", "tracebacks"},
     ),
+    "the old pointer is gone before the new one is there": (_NOT_AT_ONCE, "readers", {"reader_errors"}),
 }
 
 
