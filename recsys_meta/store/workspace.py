@@ -109,8 +109,12 @@ class Workspace:
             }
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(who).encode(), 0)
-            for folder in (self.root, self.root / "runs", self.root / "models"):
+            # Whoever holds the lock is the only one to write: what is half written, a model or a run, is of one who was killed.
+            remove_leftovers(self.root)
+            for folder in _folders(self.root):
                 remove_leftovers(folder)
+                for inner in _folders(folder):
+                    remove_leftovers(inner)
             yield
         finally:
             self._descriptor = None
@@ -211,3 +215,8 @@ def _holder(content: bytes) -> str:
         return f"process {who['pid']} (since {who['since']}{run})"
     except (ValueError, KeyError, TypeError):  # read while it was being written
         return "another process"
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder; what a link leads to lies elsewhere."""
+    return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]

@@ -148,3 +148,31 @@ def test_a_run_that_lies_elsewhere_is_none_of_this_workspace(tmp_path: Path, sma
     small_night.night(tmp_path / "w", "night-2")
     (tmp_path / "w" / "runs" / "night-1").symlink_to(tmp_path / "other" / "runs" / "night-1")
     assert [run.run_id for run in Workspace(tmp_path / "w").runs()] == ["night-2"]
+
+
+def test_who_takes_the_lock_removes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "workspace", tmp_path / "elsewhere"
+    left = [
+        root / ".tmp-a",
+        root / "models" / ".tmp-b",
+        root / "models" / "maml-1" / ".tmp-c-bundle",
+        root / "evaluations" / "abc" / ".tmp-d-report.html",
+        root / "runs" / "night" / ".tmp-e",
+    ]
+    stays = [
+        root / "models" / "maml-1" / "bundle" / "weights",
+        root / "evaluations" / "abc" / "report.html",
+        elsewhere / ".tmp-f",
+        elsewhere / "inner" / ".tmp-g",
+    ]
+    for path in (*left, *stays):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half a file")
+    folders = [root / ".tmp-h", root / "models" / "maml-1" / ".tmp-i-bundle"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "weights").write_text("half")
+    (root / "linked").symlink_to(elsewhere)
+    with Workspace(root).lock("night"):
+        assert not any(path.exists() for path in (*left, *folders))
+        assert all(path.exists() for path in stays)
