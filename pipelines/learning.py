@@ -33,12 +33,16 @@ from recsys_meta.episodes import (
     FeatureEncoder,
     MomentSplits,
     Negatives,
+    NewcomerSplits,
     RandomSplits,
     Sightings,
+    newcomer_moments,
     num_derived,
     pace_of,
     rows_of,
+    select,
     split_users,
+    trend_of,
     user_keys,
 )
 from recsys_meta.models.losses import RATING_LOSSES
@@ -160,7 +164,14 @@ def fit_or_reuse(
         learner.fit_statistics(histories, clock.at(None))
     else:
         train, held_out = split_users(training_users, story.training.validation_share, story.seed)
-        # Statistics that know the held-out users would make every epoch look better than it is.
+        # Statistics that know the held-out users, or the future, would make every epoch look better than it is.
+        if story.split == "newcomers":
+            learner.fit_snapshots(
+                [
+                    (before(histories.take(train), known), clock.at(known))
+                    for known in newcomer_moments(histories)[1]
+                ]
+            )
         learner.fit_statistics(histories.take(train), clock.at(None))
         if warm is not None:
             learner.continue_from(warm.learner.state_dict())
@@ -298,8 +309,11 @@ class AtPace(NamedTuple, Generic[S]):
 
     def __str__(self) -> str:
         """The settings that differ, as a config has them."""
-        moments, training = self.story.training.moments, "training: {split: moment, moments: {"
-        training += ", ".join(f"{name}: {duration_text(value)}" for name, value in moments) + "}}"
+        training = f"training: {{split: {self.story.split}"
+        if self.story.split == "moment":
+            moments = (f"{name}: {duration_text(value)}" for name, value in self.story.training.moments)
+            training += f", moments: {{{', '.join(moments)}}}"
+        training += "}"
         windows = ", ".join(map(duration_text, self.story.item_windows))
         window = duration_text(self.story.popularity_window or timedelta())
         arguments = json.dumps(dict(self.learner.init_args))
@@ -316,13 +330,15 @@ def at_pace(
     """The settings of a learner where items come and go within the horizon that it serves; elsewhere the same.
 
     Such items are known by what they are at the moment rather than by their ids: training looks forward from moments of the
-    past, and counts of the last hours stand beside ages. Only what says nothing else is settled so: ``training.split: auto``
-    without ``item_windows``.
+    past, and counts of the last hours stand beside ages. Without a horizon it is newcomers who are served, whenever they come.
+    Only what says nothing else is settled so: ``training.split: auto`` without ``item_windows``.
     """
     learner = LearnerSettings(class_path=choice.class_path, init_args=choice.init_args)
     same = AtPace(story, learner, "")
-    if moment is None or horizon is None or story.training.split != "auto" or story.item_windows:
+    if moment is None or story.training.split != "auto" or story.item_windows:
         return same
+    if horizon is None:
+        return for_newcomers(story, learner, inputs, moment)
     pace = pace_of(inputs.sightings, microseconds(moment), horizon)
     if pace is None or pace.window is None or not pace.fleeting(horizon):
         return same
@@ -338,6 +354,28 @@ def at_pace(
             "training": story.training.model_copy(update={"split": "moment", "moments": moments}),
             "item_windows": tuple(horizon / part for part in _WINDOWS),
             "popularity_window": story.popularity_window or pace.window,
+        }
+    )
+    return AtPace(story, learner, why)
+
+
+def for_newcomers(story: S, learner: LearnerSettings, inputs: Inputs, moment: datetime) -> AtPace[S]:
+    """The settings of a learner that serves newcomers, where what is popular by now says more of them than what always was."""
+    trend = trend_of(inputs.histories, inputs.sightings, microseconds(moment))
+    if trend is None:
+        return AtPace(story, learner, "")
+    why = (
+        f"items rise and fall: the ten most popular of the last {duration_text(trend.window)} are {100 * trend.hits:.0f} % of"
+        f" what newcomers meet, those of all time {100 * trend.hits_of_all_time:.0f} %"
+    )
+    known_by = {"item_ids": False, "counts": True}
+    arguments = {name: value for name, value in known_by.items() if takes(learner, name)}
+    learner = learner.model_copy(update={"init_args": {**arguments, **learner.init_args}})
+    story = story.model_copy(
+        update={
+            "training": story.training.model_copy(update={"split": "newcomers"}),
+            "item_windows": trend.windows,
+            "popularity_window": story.popularity_window or trend.window,
         }
     )
     return AtPace(story, learner, why)
@@ -525,15 +563,23 @@ def sampler_of(
             history_below=story.cold.below - 1,
             **drawn,
         )
+    drawn |= {"shots": training.shots or _SHOTS, "min_query": 1}
+    if story.split == "newcomers":
+        del drawn["counted"]  # who came later was not
+        known, snapshots = newcomer_moments(histories)
+        return NewcomerSplits(mine, theirs, clock, moments=known, snapshots=snapshots, **drawn)
     return RandomSplits(
         mine,
         theirs,
         clock.at(None),
-        shots=training.shots or _SHOTS,
         by_time=story.split == "time",
-        min_query=1,
         **drawn,
     )
+
+
+def before(histories: Histories, moment: int) -> Histories:
+    """What the same users did before a moment, in microseconds since 1970 UTC."""
+    return select(histories, histories.times < moment)
 
 
 def epochs_of(batches: int) -> int:

@@ -307,9 +307,10 @@ class TrainingSettings(Settings):
     validation_share: OpenShare = Field(
         default=0.05, description="share of the training users held out to judge epochs"
     )
-    split: Literal["auto", "random", "time", "moment"] = Field(
+    split: Literal["auto", "random", "time", "newcomers", "moment"] = Field(
         default="auto",
-        description="support and query: at random, query later (time), or around a common moment; auto: time where it is known",
+        description="support and query: at random, query later (time), so of newcomers after moments (newcomers), or around a common"
+        " moment; auto: time where it is known",
     )
     shots: tuple[NonNegativeInt, ...] | None = Field(
         default=None,
@@ -463,7 +464,7 @@ class Story(Settings):
     )
 
     @property
-    def split(self) -> Literal["random", "time", "moment"]:
+    def split(self) -> Literal["random", "time", "newcomers", "moment"]:
         """How support and query are told apart in training: as set, or as whoever is served does things, one after the other."""
         if self.training.split != "auto":
             return self.training.split
@@ -474,7 +475,7 @@ class Story(Settings):
         timed = {
             "popularity_window": self.popularity_window is not None,
             "item_windows": bool(self.item_windows),
-            "training.split": self.training.split in ("time", "moment"),
+            "training.split": self.training.split in ("time", "newcomers", "moment"),
             "candidates.seen_within": self.candidates.seen_within is not None,
             **self._timed(),
         }

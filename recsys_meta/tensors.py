@@ -94,15 +94,18 @@ class Catalogue(NamedTuple):
     features: Features  # I rows; derived numbers (counts, ages) are as of the moment
     log_popularity: Tensor  # [I] float: log of (1 + interactions before the moment, in the window in use)
     eligible: Tensor  # [I] bool: may be recommended at the moment; a softmax normalizes over these
+    snapshot: Tensor | None = None  # [] int64: which of ``Learner.fit_snapshots`` was known; None: everything
 
     def take(self, rows: Tensor) -> "Catalogue":
         """The catalogue of these rows alone. rows: [R] int64."""
         popularity, eligible = (field.index_select(0, rows) for field in (self.log_popularity, self.eligible))
-        return Catalogue(self.features.take(rows), popularity, eligible)
+        return Catalogue(self.features.take(rows), popularity, eligible, self.snapshot)
 
     def to(self, device: torch.device | str) -> "Catalogue":
         """The same catalogue on another device."""
-        return Catalogue(self.features.to(device), self.log_popularity.to(device), self.eligible.to(device))
+        return Catalogue(
+            self.features.to(device), self.log_popularity.to(device), self.eligible.to(device), self.snapshot
+        )
 
 
 class Examples(NamedTuple):
@@ -187,6 +190,7 @@ class ItemCodes(NamedTuple):
     bias: Tensor  # [I] float
     eligible: Tensor  # [I] bool
     log_popularity: Tensor | None = None  # [I] float; for losses that correct for how negatives are drawn
+    snapshot: Tensor | None = None  # of the catalogue
 
     def take(self, rows: Tensor | slice) -> "ItemCodes":
         """The codes of these rows, in this order."""
@@ -195,4 +199,5 @@ class ItemCodes(NamedTuple):
             return field[rows] if isinstance(rows, slice) else field.index_select(0, rows)
 
         popularity = None if self.log_popularity is None else some(self.log_popularity)
-        return ItemCodes(some(self.ids), some(self.vectors), some(self.bias), some(self.eligible), popularity)
+        ids, vectors, bias, eligible = map(some, (self.ids, self.vectors, self.bias, self.eligible))
+        return ItemCodes(ids, vectors, bias, eligible, popularity, self.snapshot)

@@ -55,6 +55,13 @@ class Learner(nn.Module, ABC):
         ``catalogue.features.ids`` gives the vocabulary row of each.
         """
 
+    def fit_snapshots(self, snapshots: Sequence[tuple[Histories, Catalogue]]) -> None:
+        """Reads statistics off what was known at some moments of the past; by default none.
+
+        Called once, before ``fit_statistics``, where episodes look forward from such moments: their catalogues name the place of
+        the snapshot that was known then. Statistics of everything would tell what only came later.
+        """
+
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Reads statistics off all interactions, once, after meta-training: those of held-out users are among them now.
 

@@ -5,7 +5,7 @@ are a shared initialization adapted per user from the support set, start where t
 depart from there only where users not trained on gain.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class Laddered(Learner):
         sizes: features of users and items to provide for.
         loss: see ``models.losses``; of those that rate the ridge takes "squared" alone.
         item_ids: whether items are known by their ids; to be turned off where they rise and fall within hours.
+        counts: of ``LadderedMAML``.
 
     Raises:
         ValueError: the loss is "absolute".
@@ -30,7 +31,9 @@ class Laddered(Learner):
 
     contract_settings = ({"loss": "squared"}, {"loss": "softmax"})
 
-    def __init__(self, sizes: Sizes, *, loss: LossName = "squared", item_ids: bool = True) -> None:
+    def __init__(
+        self, sizes: Sizes, *, loss: LossName = "squared", item_ids: bool = True, counts: bool | None = None
+    ) -> None:
         super().__init__(sizes)
         if loss == "absolute":
             raise ValueError("found loss 'absolute'; expected squared, or one that ranks")
@@ -38,7 +41,7 @@ class Laddered(Learner):
         self.chosen: LadderedRidge | LadderedMAML = (
             LadderedRidge(sizes, item_ids=item_ids)
             if loss in RATING_LOSSES
-            else LadderedMAML(sizes, loss=loss, item_ids=item_ids)
+            else LadderedMAML(sizes, loss=loss, item_ids=item_ids, counts=counts)
         )
         self.whole_catalogue = self.chosen.whole_catalogue
         self.negatives = self.chosen.negatives
@@ -46,6 +49,9 @@ class Laddered(Learner):
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Of the chosen one; and so on."""
         self.chosen.fit_statistics(histories, catalogue)
+
+    def fit_snapshots(self, snapshots: Sequence[tuple[Histories, Catalogue]]) -> None:
+        self.chosen.fit_snapshots(snapshots)
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         self.chosen.refit_statistics(histories, catalogue)

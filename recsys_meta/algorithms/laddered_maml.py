@@ -26,7 +26,8 @@ few examples say what is popular.
 Differs from MAML in nothing else: the inner loop descends the support loss of MAML's own part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, get_args
 
 import torch
@@ -44,8 +45,8 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _FACTOR_SCALE = 10.0  # p . q is a chance, mostly small; what its curve stands for is an addition to a logit
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
-_TRUSTS = (1.0, 0.5, 0.0)  # shares of the learned trust in iALS; the first stays where none is better
-_SHOT_GROUPS = ((1, 5), (6, KNOTS[-1]))
+_LESS_TRUST = (0.5, 0.0)  # shares of the learned trust in iALS; all of it stays where none is better
+_SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
 
@@ -60,7 +61,8 @@ class LadderedMAML(MAML):
         prior_decay: weight decay of item biases and of what is known of users: what is not said again and again falls back
             to popularity.
         vector_decay: weight decay of the item vectors.
-        item_ids: as of ``MAML``; without ids there are no cosines and no factors either.
+        item_ids: as of ``MAML``.
+        counts: whether there are cosines and factors; None: where there are ids.
         settings: of ``MAML``.
 
     Raises:
@@ -91,6 +93,7 @@ class LadderedMAML(MAML):
         prior_decay: float = 5.0,
         vector_decay: float = 1.0,
         item_ids: bool = True,
+        counts: bool | None = None,
         **settings: Any,
     ) -> None:
         if loss in RATING_LOSSES:
@@ -99,7 +102,8 @@ class LadderedMAML(MAML):
         super().__init__(
             sizes, loss=loss, dim=dim, dropout=dropout, num_steps=num_steps, item_ids=item_ids, **settings
         )
-        self.vocabulary = sizes.item.ids if item_ids else 1
+        self.vocabulary = sizes.item.ids if (item_ids if counts is None else counts) else 1
+        self.past: list[tuple[Cooccurrence, ImplicitFactors]] = []  # of training alone; no bundle carries it
         self.prior_decay = prior_decay
         self.vector_decay = vector_decay
         self.cooccurrence = Cooccurrence(self.vocabulary, largest=largest, neighbours=neighbours)
@@ -121,7 +125,15 @@ class LadderedMAML(MAML):
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Counts who was chosen together with whom, and factorizes it."""
         super().fit_statistics(histories, catalogue)
-        self._fit_ladder(histories, catalogue, cross=True)
+        self._fit_ladder(histories, catalogue, cross=not self.past)
+
+    def fit_snapshots(self, snapshots: Sequence[tuple[Histories, Catalogue]]) -> None:
+        """Counts and factors as of each."""
+        for histories, catalogue in snapshots if self.vocabulary > 1 else ():
+            counts, factors = deepcopy(self.cooccurrence), deepcopy(self.implicit)
+            counts.fit(histories, catalogue)
+            factors.fit(histories, catalogue, cross=False)
+            self.past.append((counts, factors))
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """The same, of more users."""
@@ -134,34 +146,36 @@ class LadderedMAML(MAML):
             self.implicit.fit(histories, catalogue, cross=cross)
 
     def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
-        """How much of the prior stands beside popularity, and how much of the trust in iALS is kept at few and at many shots.
+        """How much of the prior stands beside popularity, and how much of the trust in iALS is kept at few, some and many shots.
 
         The former is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
-        the best; the latter the one with the largest gain.
+        the best; the latter that of those that gain one.
         """
         self.departure.fill_(0.0)
         popular, best, most_gained = gains(False)[0], 0.0, 0.0
         for share in _DEPARTURES:
             self.departure.fill_(share)
-            gained = gains(False)[0] - popular
-            gain, error = float(gained.mean()), float(gained.std(correction=0)) / len(gained) ** 0.5
+            gain, error = _mean_and_error(gains(False)[0] - popular)
             if gain > max(2 * error, most_gained):
                 best, most_gained = share, gain
         self.departure.fill_(best)
         if not self.factor_curve.values.requires_grad:
             return
-        trust, knots = self.factor_curve.values.detach().clone(), torch.tensor(KNOTS)
+        values = self.factor_curve.values
+        trust, knots = values.detach().clone(), torch.tensor(KNOTS)
+        kept, shots = gains(True)
+        gained = {}
+        for share in _LESS_TRUST:
+            values.data = share * trust
+            gained[share] = gains(True)[0] - kept
+        values.data = trust.clone()
         for least, most in _SHOT_GROUPS:
-            group, worth = (knots >= least) & (knots <= most), []
-            for share in _TRUSTS:
-                self.factor_curve.values.data = torch.where(
-                    group, share * trust, self.factor_curve.values.data
-                )
-                found, shots = gains(True)
-                some = (shots >= least) & (shots <= most)
-                worth.append(found[some].mean() if some.any() else found.new_zeros(()))
-            best = _TRUSTS[int(torch.stack(worth).argmax())]
-            self.factor_curve.values.data = torch.where(group, best * trust, self.factor_curve.values.data)
+            best, most_gained = 1.0, 0.0
+            for share, gain_of_each in gained.items():
+                gain, error = _mean_and_error(gain_of_each[(shots >= least) & (shots <= most)])
+                if gain > max(error, most_gained):
+                    best, most_gained = share, gain
+            values.data[(knots >= least) & (knots <= most)] *= best
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
@@ -180,14 +194,19 @@ class LadderedMAML(MAML):
 
         own: of ``Cooccurrence.cosines``; counted: of ``ImplicitFactors.scores``.
         """
+        cooccurrence, implicit = self.cooccurrence, self.implicit
+        if items.snapshot is not None and self.past:
+            then, device = self.past[int(items.snapshot)], items.ids.device
+            cooccurrence, implicit = then[0].to(device), then[1].to(device)
+            own = counted = None  # who came later was not counted
         ids = items.ids[support.items]
         liked = support.mask & (support.targets > 0) & (ids > 0)
-        cosines = self.cooccurrence.cosines(ids, liked, own)
+        cosines = cooccurrence.cosines(ids, liked, own)
         shots = liked.sum(1)
         linear, log = self.linear_curve(shots).unsqueeze(1), self.log_curve(shots).unsqueeze(1)
         affinity = linear * cosines + log * torch.log1p(self.log_kappa.exp() * cosines)
         trusted = _FACTOR_SCALE * self.factor_curve(shots).unsqueeze(1)
-        affinity = affinity + trusted * self.implicit.scores(ids, liked, counted)
+        affinity = affinity + trusted * implicit.scores(ids, liked, counted)
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
         learned = torch.where(shots > 0, 1.0, self.departure)
@@ -256,6 +275,13 @@ class LadderedMAML(MAML):
             {"params": groups["vectors"], "weight_decay": self.vector_decay},
             {"params": groups["others"], "weight_decay": 0.0},
         ]
+
+
+def _mean_and_error(gained: Tensor) -> tuple[float, float]:
+    """The mean and its standard error; 0 and 0 of nothing."""
+    if not len(gained):
+        return 0.0, 0.0
+    return float(gained.mean()), float(gained.std(correction=0)) / len(gained) ** 0.5
 
 
 def _group_of(name: str) -> str:

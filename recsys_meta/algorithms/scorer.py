@@ -116,7 +116,9 @@ class Scorer(Learner):
         features = catalogue.features
         bias = self.item_bias(features).squeeze(1) + self.popularity_weight * catalogue.log_popularity
         vectors = self.item_encoder(features)
-        return ItemCodes(features.ids, vectors, bias, catalogue.eligible, catalogue.log_popularity)
+        return ItemCodes(
+            features.ids, vectors, bias, catalogue.eligible, catalogue.log_popularity, catalogue.snapshot
+        )
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """The start itself: a user without support stays there."""

@@ -5,14 +5,21 @@ from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
 from recsys_meta.episodes.encoding import FeatureEncoder, Scale
 from recsys_meta.episodes.histories import group, head, is_first, newest, select
 from recsys_meta.episodes.ids import rows_of, split_users, user_keys
-from recsys_meta.episodes.pace import pace_of
-from recsys_meta.episodes.sampling import MomentSplits, RandomSplits, fixed_splits
+from recsys_meta.episodes.pace import pace_of, trend_of
+from recsys_meta.episodes.sampling import (
+    MomentSplits,
+    NewcomerSplits,
+    RandomSplits,
+    fixed_splits,
+    newcomer_moments,
+)
 
 __all__ = [
     "CatalogueClock",
     "FeatureEncoder",
     "MomentSplits",
     "Negatives",
+    "NewcomerSplits",
     "RandomSplits",
     "Scale",
     "Sightings",
@@ -21,6 +28,7 @@ __all__ = [
     "group",
     "head",
     "is_first",
+    "newcomer_moments",
     "newest",
     "num_derived",
     "pace_of",
@@ -28,6 +36,7 @@ __all__ = [
     "select",
     "spans",
     "split_users",
+    "trend_of",
     "unique_items",
     "user_keys",
 ]

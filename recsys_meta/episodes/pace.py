@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 
 from recsys_meta.episodes.catalogue import Sightings
+from recsys_meta.episodes.histories import is_first
+from recsys_meta.tensors import Histories
 
 _LISTED = 10
 _MOMENTS = 8  # looked back to, a quarter of a horizon from one to the next
 # Parts of a horizon, windows that popularity may be counted in: of a day 20 minutes to the whole.
 _PARTS = (72, 24, 8, 4, 1)
+# Of a trend: moments at these shares of all events, and windows as parts of all time.
+_LATER = (0.5, 0.6, 0.7, 0.8, 0.9)
+_FEWEST_MOMENTS, _FEWEST_NEWCOMERS = 3, 30
+_PARTS_OF_ALL = (4, 16, 64, 256, 1024)
+_MET_BEFORE = 3  # of a newcomer's items, after which it is asked what comes: the first ones are those of its first minute
+_NEARLY = 0.9
+_MORE = 0.02  # of the items that newcomers meet: below that popularity says little, whenever it is counted
 _GAIN = 1.25  # times as many events on the list have to be worth giving up counts of all time
 
 
@@ -54,6 +63,61 @@ def pace_of(sightings: Sightings, moment: int, horizon: timedelta) -> Pace | Non
     best = int(hits.argmax())
     age = _weighted_median(torch.cat(ages), torch.cat(weights))
     return Pace(windows[best], float(hits[best]) / asked, float(hits[0]) / asked, timedelta(microseconds=age))
+
+
+class Trend(NamedTuple):
+    """What recent counts would have foretold of newcomers, after each of some moments."""
+
+    window: timedelta  # in which what was most popular was most met by newcomers
+    windows: tuple[timedelta, ...]  # those looked at, ascending
+    hits: float  # share of a newcomer's items on the ten items most popular in this window
+    hits_of_all_time: float  # the same, popularity counted since the beginning
+
+
+def trend_of(histories: Histories, sightings: Sightings, moment: int) -> Trend | None:
+    """Whether recent counts foretell what newcomers do: more than those of all time, and after each of some moments no less.
+
+    What only some moments say is a season or an accident. None where counts of all time are as good, or where time or newcomers
+    are too few.
+
+    histories: of all users, with times; items of the sightings. moment: what lies before it is looked at, in microseconds since
+        1970 UTC.
+    """
+    known = sightings.times_before(moment)
+    if not histories.timed or not len(known):
+        return None
+    windows = [None, *(timedelta(microseconds=moment - int(known[0])) / part for part in _PARTS_OF_ALL)]
+    first = is_first(histories) & (histories.times < moment)
+    owners, times, items = histories.owners()[first], histories.times[first], histories.items[first]
+    begun = torch.full((len(histories.lengths),), torch.iinfo(torch.int64).max)
+    begun.scatter_reduce_(0, owners, times, "amin")
+    found = []
+    for share in _LATER:
+        some = int(known[int(share * len(known))])
+        before = sightings.counts(some, None)
+        asked = (begun[owners] >= some) & (before[items] > 0)
+        nth = asked.cumsum(0) - 1
+        start = torch.full_like(begun, len(asked)).scatter_reduce_(0, owners[asked], nth[asked], "amin")
+        asked &= nth - start[owners] >= _MET_BEFORE
+        place = torch.unique_consecutive(owners[asked], return_inverse=True)[1]  # owners are in order
+        each = torch.bincount(place)
+        if len(each) < _FEWEST_NEWCOMERS:
+            continue
+        hits = []
+        for window in windows:
+            listed = torch.isin(items[asked], _most_popular(sightings.counts(some, window), before))
+            hits.append((torch.bincount(place, listed.double()) / each).mean())
+        found.append(torch.stack(hits))
+    if len(found) < _FEWEST_MOMENTS:
+        return None
+    at_each = torch.stack(found)  # [moments, windows]
+    means = at_each.mean(0).masked_fill((at_each < at_each[:, :1]).any(0), 0.0)
+    # The longest of those that are nearly as good as the best: it also says what comes later.
+    best = int((means > _NEARLY * means.max()).nonzero()[0])
+    window = windows[best]
+    if window is None or not means[best] > max(_GAIN * means[0], means[0] + _MORE):
+        return None
+    return Trend(window, tuple(sorted(some for some in windows if some)), float(means[best]), float(means[0]))
 
 
 def _most_popular(counts: Tensor, before: Tensor) -> Tensor:

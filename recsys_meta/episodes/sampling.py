@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Ra
 
 # Tasks are sorted by length within so many batches: little padding is left, and company stays random.
 _BATCHES_SORTED_TOGETHER = 32
+_MOMENTS = 16  # of newcomers
+_MOMENTS_PER_SNAPSHOT = 4
+_MOMENTS_BACK = 4  # who is judged comes soon after the moment that all is known of, or later
 _LATE = 0.5  # share of the tasks by time that are asked for what comes after the largest number of shots
 
 
@@ -154,6 +157,89 @@ class _Cuts(NamedTuple):
     ends: Tensor
     begins: Tensor
     stops: Tensor
+
+
+def newcomer_moments(histories: Histories) -> tuple[list[int], list[int]]:
+    """Moments between which equally many users begin, the first after a quarter of them; and those of them that what is
+    known of users is read off at. Ascending both, in microseconds since 1970 UTC.
+    """
+    begun = histories.times[histories.offsets[:-1][histories.lengths > 0]].sort().values
+    places = torch.arange(_MOMENTS // 4, _MOMENTS) * len(begun) // _MOMENTS
+    moments = sorted(set(begun[places].tolist()))
+    return moments, moments[::_MOMENTS_PER_SNAPSHOT]
+
+
+class NewcomerSplits:
+    """Every user once per epoch, as one who came after a moment that everything known of the items lies before.
+
+    Users are dealt to moments, each to one at which it had not begun; what is asked for, and seen, are items met by anybody
+    before the moment, and the catalogue is that of the moment. Splits as in RandomSplits by time, whose ``settings`` these are.
+
+    histories: of U users, with times; the clock's items. moments, snapshots: of ``newcomer_moments``; users who began before
+        the first are left out.
+    """
+
+    def __init__(
+        self,
+        histories: Histories,
+        users: Features,
+        clock: CatalogueClock,
+        *,
+        moments: Sequence[int],
+        snapshots: Sequence[int],
+        seed: int = 0,
+        keys: Tensor | None = None,
+        **settings: Any,
+    ) -> None:
+        if len(histories.items) and not histories.timed:
+            raise ValueError("episodes of newcomers need times, but these interactions have none")
+        keys = torch.arange(len(histories.lengths)) if keys is None else keys
+        dealt = _dealt(histories, moments, seed)
+        self._seed = seed
+        self._parts = []
+        for place, moment in enumerate(moments):
+            rows = (dealt == place).nonzero().squeeze(1)
+            known = sum(snapshot <= moment for snapshot in snapshots) - 1
+            catalogue = clock.at(moment)._replace(snapshot=torch.tensor(known))
+            candidates = catalogue.eligible & clock.seen(moment)
+            mine = histories.take(rows)
+            mine = select(mine, candidates[mine.items])
+            mine = mine._replace(items=(candidates.cumsum(0) - 1)[mine.items])
+            part = RandomSplits(
+                mine,
+                users.take(rows),
+                catalogue.take(candidates.nonzero().squeeze(1)),
+                by_time=True,
+                seed=seed + place,
+                keys=keys[rows],
+                **settings,
+            )
+            if len(part):
+                self._parts.append(part)
+        self.left_out = len(histories.lengths) - sum(len(part._rows) for part in self._parts)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return sum(map(len, self._parts))
+
+    def epoch(self, number: int) -> Iterator[EpisodeBatch]:
+        """All tasks once, the batches of all moments in a random order."""
+        turns = torch.arange(len(self._parts)).repeat_interleave(
+            torch.tensor([len(part) for part in self._parts], dtype=torch.int64)
+        )
+        epochs = [part.epoch(number) for part in self._parts]
+        for turn in turns[torch.randperm(len(turns), generator=generator(self._seed, number))].tolist():
+            yield next(epochs[turn])
+
+
+def _dealt(histories: Histories, moments: Sequence[int], seed: int) -> Tensor:
+    """The place of the moment of each user, [U] int64: one of the last few before it begins; -1 for who began before all."""
+    begun = torch.full(histories.lengths.shape, -1)
+    active = histories.lengths > 0
+    begun[active] = histories.times[histories.offsets[:-1][active]]
+    last = torch.searchsorted(torch.tensor(list(moments)), begun, right=True) - 1
+    back = torch.randint(_MOMENTS_BACK, last.shape, generator=generator(seed, len(last)))
+    return torch.where(last >= 0, (last - back).clamp(min=0), last)
 
 
 class MomentSplits:

@@ -5,7 +5,7 @@ import torch
 from toy_world import episodes, histories, toy_world
 
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
-from recsys_meta.tensors import EpisodeBatch, Examples
+from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples
 
 WORLD = toy_world()
 TRAIN = torch.arange(120)
@@ -92,3 +92,27 @@ def test_without_ids_the_state_holds_nothing_of_the_vocabulary() -> None:
     assert state["affinity"].shape == (4, 1)
     assert not state["affinity"].any()
     assert not state["trust"].any()
+
+
+def test_a_catalogue_of_the_past_is_served_from_what_was_counted_then() -> None:
+    batch = episodes(WORLD, torch.arange(120, 124), implicit=True, shots=3, query=3, seed=0)
+    then = fitted(TRAIN[:40]).eval()
+    torch.manual_seed(0)
+    learner = LadderedMAML(WORLD.sizes, dim=8, dropout=0.0, unknown_share=0.0)
+    learner.fit_snapshots(
+        [(EVENTS.take(TRAIN[:20]), WORLD.catalogue), (EVENTS.take(TRAIN[:40]), WORLD.catalogue)]
+    )
+    learner.fit_statistics(EVENTS, WORLD.catalogue)
+    learner.eval()
+    past = WORLD.catalogue._replace(snapshot=torch.tensor(1))
+
+    def scores(of: LadderedMAML, catalogue: Catalogue) -> torch.Tensor:
+        codes = of.encode(catalogue)
+        return of.predict(of.adapt(batch.support, batch.users, codes), codes)
+
+    with torch.no_grad():
+        for each in (learner, then):
+            each.factor_curve.values.fill_(0.1)
+    torch.testing.assert_close(scores(learner, past), scores(then, WORLD.catalogue))
+    assert not torch.allclose(scores(learner, past), scores(learner, WORLD.catalogue))
+    assert set(learner.state_dict()) == set(then.state_dict())  # no bundle carries the past

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import torch
 
-from recsys_meta.episodes import Sightings, pace_of
+from recsys_meta.episodes import Sightings, pace_of, trend_of
+from recsys_meta.tensors import Histories
 
 MINUTE = 60_000_000  # microseconds
 DAY = timedelta(days=1)
@@ -90,3 +91,51 @@ def test_the_share_on_the_list_is_that_counted_by_hand() -> None:
     assert pace is not None
     # On the list of ten stand the popular one and nine of twenty others.
     assert abs(pace.hits_of_all_time - (0.5 + 0.5 * 9 / 20)) < 0.03
+
+
+def hourly_news() -> Sightings:
+    """Every hour an item comes, and the newest twelve are asked for alike."""
+    times, draw = events(per_hour=120)
+    newest = times // (60 * MINUTE) - torch.randint(12, times.shape, generator=draw)
+    return Sightings(newest.clamp(min=0), times, DAYS * 24)
+
+
+def read_by_newcomers(sightings: Sightings, of_each: int = 8) -> Histories:
+    """The same events, so many of each user one after the other: everybody comes, reads and goes."""
+    users = len(sightings.times_before(END)) // of_each
+    return Histories(
+        sightings._items[: users * of_each],
+        torch.ones(users * of_each),
+        sightings.times_before(END)[: users * of_each],
+        torch.arange(users + 1) * of_each,
+    )
+
+
+def test_newcomers_read_what_is_new() -> None:
+    sightings = hourly_news()
+    trend = trend_of(read_by_newcomers(sightings), sightings, END)
+    assert trend is not None
+    assert trend.window < DAY
+    assert trend.window in trend.windows
+    assert trend.hits > 2 * trend.hits_of_all_time
+
+
+def test_newcomers_to_a_library_read_what_everybody_always_read() -> None:
+    sightings = library()
+    assert trend_of(read_by_newcomers(sightings), sightings, END) is None
+
+
+def test_a_trend_is_told_from_what_lies_before_the_moment() -> None:
+    sightings = hourly_news()
+    until = END // 2
+    histories = read_by_newcomers(sightings)
+    earlier = histories.times < until
+    cut = Histories(
+        histories.items[earlier],
+        histories.values[earlier],
+        histories.times[earlier],
+        torch.cat([torch.zeros(1, dtype=torch.int64), earlier.cumsum(0)])[histories.offsets],
+    )
+    known = sightings._times < until
+    past = Sightings(sightings._items[known], sightings._times[known], sightings.num_items)
+    assert trend_of(histories, sightings, until) == trend_of(cut, past, until)

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from recsys_meta.episodes import CatalogueClock, MomentSplits, RandomSplits, Sightings, fixed_splits
+from recsys_meta.episodes import (
+    CatalogueClock,
+    MomentSplits,
+    NewcomerSplits,
+    RandomSplits,
+    Sightings,
+    fixed_splits,
+    newcomer_moments,
+)
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories
 
 HOUR = 3_600_000_000  # microseconds
@@ -585,3 +593,69 @@ def test_episodes_say_which_rows_of_the_statistics_their_users_are() -> None:
         told += list(zip((batch.users.ids - 1000).tolist(), batch.counted.tolist(), strict=True))
     assert sorted(told) == [(0, 10), (2, 12), (3, 13)]
     assert all(batch.counted is None for batch in random_splits(lists, shots=[1]).epoch(0))
+
+
+def newcomer_splits(data: Histories, **options: object) -> NewcomerSplits:
+    moments, snapshots = newcomer_moments(data)
+    clock = CatalogueClock(features(6), Sightings(data.items, data.times, 6), windows=(timedelta(hours=3),))
+    options = {"shots": (0, 1, 3), "batch_size": 3, "whole_catalogue": True} | options
+    return NewcomerSplits(
+        data, features(len(data.lengths)), clock, moments=moments, snapshots=snapshots, **options
+    )  # type: ignore[arg-type]
+
+
+@given(events=EVENTS)
+@settings(deadline=None, max_examples=60)
+def test_newcomers_are_served_from_what_was_known_before_they_came(
+    events: list[list[tuple[int, int]]],
+) -> None:
+    data = timed(events)
+    if not len(data.items):
+        return
+    moments, snapshots = newcomer_moments(data)
+    assert moments == sorted(set(moments))
+    assert set(snapshots) <= set(moments)
+    first: dict[int, int] = {}
+    for hour, item in sorted(event for each in events for event in each):
+        first.setdefault(item, hour * HOUR)
+    begun = [min((h for h, _ in each), default=None) for each in events]
+    drawn: list[int] = []
+    for batch in newcomer_splits(data).epoch(0):
+        popularity = batch.catalogue.log_popularity.expm1().round()
+        known = (batch.catalogue.features.ids - 1000).tolist()
+        # The catalogue is that of one of the moments: so many events of its items lay before it.
+        fitting = [
+            moment
+            for moment in moments
+            if [sum(h * HOUR < moment and i == item for each in events for h, i in each) for item in known]
+            == popularity.tolist()
+            and {item for item, met in first.items() if met < moment} == set(known)
+        ]
+        assert fitting
+        for user, support, query in episodes([batch]):
+            drawn.append(user)
+            mine = [item for _, item in sorted(events[user], key=lambda event: event[0])]
+            seen = [item for item in once_each(mine) if item in known]
+            chosen = [item for item, _ in (*support, *query)]
+            assert len(set(chosen)) == len(chosen)
+            assert [item for item in seen if item in chosen] == chosen  # in order, support first
+            hour = begun[user]
+            assert hour is not None
+            assert any(moment <= hour * HOUR for moment in fitting)
+            assert batch.catalogue.snapshot is not None
+            assert any(snapshots[int(batch.catalogue.snapshot)] <= moment for moment in fitting)
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_newcomers_are_dealt_to_moments_near_and_far_and_the_same_in_every_epoch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    begins = torch.randint(1000, (400,), generator=generator).sort().values.tolist()
+    data = timed([[(begin + step, step % 6) for step in range(5)] for begin in begins])
+    splits = newcomer_splits(data)
+    moments, _ = newcomer_moments(data)
+    assert len(moments) == 12
+    drawn = Counter(user for user, _, _ in episodes(splits.epoch(0)))
+    assert drawn == Counter(user for user, _, _ in episodes(splits.epoch(1)))
+    came_early = sum(begin * HOUR < moments[0] for begin in begins)
+    assert len(drawn) == len(begins) - came_early == len(begins) - splits.left_out
+    assert len(splits) == len(list(splits.epoch(0)))

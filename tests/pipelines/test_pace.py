@@ -92,3 +92,59 @@ def test_a_night_says_which_settings_would_suit(tmp_path, caplog) -> None:
         nightly.validate(loaded.settings, loaded.fingerprint)
     assert "items come and go" in caplog.text
     assert "try training: {split: moment, moments: {every: 6h, over: 2d, horizon: 12h}}" in caplog.text
+
+
+NEWCOMERS = (
+    MAPPING
+    + """
+protocol: {kind: temporal, moment: 2026-03-08, shots: [0, 1], min_query: 2, cutoff: 3}
+learners: [{class_path: recsys_meta.algorithms.laddered.Laddered}]
+baselines: [recsys_meta.baselines.popularity.Popularity]
+training: {max_epochs: 2}
+bootstrap_draws: 50
+"""
+)
+
+
+def readers(folder: Path, *, of_news: bool) -> Path:
+    """Every hour an item and a few readers come, who read eight of the last sixteen, or of sixty that never go."""
+    draw, rows = torch.Generator().manual_seed(0), []
+    for hour in range(16, DAYS * 24):
+        for reader in range(6):
+            newest = hour - torch.randperm(16, generator=draw)[:8]
+            if not of_news:
+                newest = torch.multinomial(1 / torch.arange(1.0, 61), 8, generator=draw)
+            at = FIRST + timedelta(hours=hour, minutes=9 * reader)
+            rows += [
+                (f"u{hour}-{reader}", f"i{item}", at + timedelta(minutes=minute))
+                for minute, item in enumerate(newest.tolist())
+            ]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row").write_parquet(
+        folder / "clicks.parquet"
+    )
+    return folder
+
+
+def test_where_newcomers_read_what_is_new_training_looks_at_newcomers_of_the_past(tmp_path, caplog) -> None:
+    settings = settings_of(readers(tmp_path, of_news=True), NEWCOMERS)
+    moment = FIRST + timedelta(days=7)
+    inputs = read_inputs(settings, None)
+    found = at_pace(settings, settings.learners[0], inputs, moment, None)
+    assert found.story.split == "newcomers"
+    assert found.learner.init_args == {"item_ids": False, "counts": True}
+    assert found.story.popularity_window in found.story.item_windows
+    assert "training: {split: newcomers}" in str(found)
+    with caplog.at_level(logging.INFO):
+        result = evaluate.evaluate(settings, "abcdefgh")
+    assert "Laddered: items rise and fall" in caplog.text
+    assert result["shots"]["0"]["default"] > 2 * result["shots"]["0"]["best_baseline"]
+
+
+def test_where_newcomers_read_what_was_always_there_nothing_changes(tmp_path) -> None:
+    settings = settings_of(readers(tmp_path, of_news=False), NEWCOMERS)
+    inputs, moment = read_inputs(settings, None), FIRST + timedelta(days=7)
+    assert at_pace(settings, settings.learners[0], inputs, moment, None) == (
+        settings,
+        settings.learners[0],
+        "",
+    )
