@@ -1,11 +1,11 @@
 """Two rankings merged into one list for each user, every item picked for one of two teams: A, the first ranking, and B.
 
 Team draft, the default (F. Radlinski, M. Kurup & T. Joachims, How Does Clickthrough Data Reflect Retrieval Quality?, CIKM 2008,
-algorithm 2): as two captains choose players, the team with fewer items picks next, a coin decides where both have as many, and who
-picks takes the best item of its ranking that the list does not have yet. Where one ranking has nothing left, the draft ends.
+algorithm 2): as two captains choose players, the team with fewer items picks next, a coin decides where both have as many, and
+who picks takes the best item of its ranking that the list does not have yet. Where one ranking has nothing left, the draft ends.
 
 Probabilistic (K. Hofmann, S. Whiteson & M. de Rijke, A Probabilistic Method for Inferring Preferences from Clicks, CIKM 2011,
-without their marginalization): a coin decides at every position, and who picks draws from a softmax over the ranks r that are left,
+without their marginalization): a coin decides at every position, and who picks draws from a softmax over the ranks r still left,
 
     p(r)  proportional to  r^-3.
 
@@ -15,8 +15,8 @@ credited to neither, after O. Chapelle, T. Joachims, F. Radlinski & Y. Yue, Larg
 search evaluation, TOIS 30(1), 2012, as the library Lerot does it, too: whoever picked them, the list would begin so, and a click
 there says nothing of a difference. ``credit_shared`` gives the draft of 2008 back.
 
-What is known against them: a team draft can miss a difference (Hofmann et al. 2011): of the rankings 1 2 3 and 2 3 1 the second has
-item 3 higher, and each team gets it as often. A probabilistic merger credits it to the second more often, but shows users lists
+What is known against them: a team draft can miss a difference (Hofmann et al. 2011): of the rankings 1 2 3 and 2 3 1 the second
+has item 3 higher, and each team gets it as often. A probabilistic merger credits it to the second more often, but shows lists
 that neither ranking would have, and its teams are not equally large. Neither method favours a team by what it is called.
 
 Letters: U users, N and M items of the two rankings, k positions of a list.

@@ -25,7 +25,7 @@ def read_ranking(
     """Reads what a ranker has for every user. The names are those of columns of the source.
 
     score: the largest is the best; rank: the smallest; exactly one of them.
-    The table has ``tables.USER_ID``, ``tables.ITEM_ID`` (of the types they came with) and "order" (Float64, the smallest is best).
+    The table has ``tables.USER_ID``, ``tables.ITEM_ID`` (of the types they came with) and "order" (Float64, smallest first).
 
     Rows without user or item, with an order that is no finite number, and all but the first row of an item of a user go to
     quarantine. Raises InputError for missing or impossible columns and a larger share of bad rows than ``max_quarantined_share``.

@@ -35,7 +35,9 @@ _EVERYBODY = "all"  # the one variant there is
 class Credited(NamedTuple):
     """What users did with their lists, and what else they did."""
 
-    rows: pl.DataFrame  # USER_ID, "day" (of what was done), "a", "b": values credited to each team; by user and day
+    rows: (
+        pl.DataFrame
+    )  # USER_ID, "day" (of what was done), "a", "b": values credited to each team; by user and day
     outcomes: int  # rows on items of the list in force
     uncredited: int  # of these, on items of neither team
     not_listed: int  # rows on other items, or on none, while a list was in force
@@ -153,7 +155,8 @@ def preferred(users: pl.DataFrame, level: float = 0.95) -> Preference:
     counts = (len(x), wins_a, len(x) - wins_a - wins_b, wins_b)
     credit = (float(users["a"].sum()), float(users["b"].sum()))
     if len(x) < 2:
-        return Preference(*counts, *credit, *[float("nan")] * 5, sign)
+        unknown = float("nan")
+        return Preference(*counts, *credit, unknown, unknown, unknown, unknown, unknown, sign)
     effect, error = float(x.mean()), float(x.std(ddof=1)) / len(x) ** 0.5
     half = error * float(stats.t.isf((1.0 - level) / 2.0, len(x) - 1))
     # All alike: the mean of no spread is 0 for sure, or not.
@@ -226,20 +229,26 @@ def judged(found: Preference, seen: pl.DataFrame, drawn: Draws, rules: Rules) ->
     numbers = (low, high, p_value, least)
     if drawn.p_value < rules.draws_alpha:
         doubt = (
-            f"The first item that counts was A's in {drawn.first_a:,} lists and B's in {drawn.first_b:,} (p = {drawn.p_value:.2g}):"
+            f"The first item that counts was A's in {drawn.first_a:,} lists, B's in {drawn.first_b:,} (p = {drawn.p_value:.2g}):"
             " no fair coin drew these, or some are missing, and the preference below may come from that."
         )
         return Judged(NOT_TRUSTED, [doubt], *numbers)
     shares = (
         f"{found.wins_b:,} of {found.users:,} users did more with the items of B, {found.wins_a:,} with those of A,"
-        f" {found.ties:,} as much (sign test: p = {found.sign_p_value:.2g})."
+        f" {found.ties:,} as much (sign test: {_p(found.sign_p_value)})."
     )
-    between = f"Preference for B {found.effect:+.4g} of 0.5 ({rules.level:.0%} interval {low:+.4g} to {high:+.4g})"
+    between = (
+        f"Preference for B {found.effect:+.4g} of 0.5 ({rules.level:.0%} interval {low:+.4g} to {high:+.4g})"
+    )
     if p_value < 1.0 - rules.level:
         verdict = BETTER if found.effect > 0.0 else WORSE
-        return Judged(verdict, [f"{between}, {verdict}; p = {p_value:.2g}.", shares], *numbers)
+        return Judged(verdict, [f"{between}, {verdict}; {_p(p_value)}.", shares], *numbers)
     least_said = f"; {least:.4g} would have been seen with probability {rules.power:.0%}"
     return Judged(NO_DIFFERENCE, [f"{between}, no difference shown{least_said}.", shares], *numbers)
+
+
+def _p(value: float) -> str:
+    return f"p = {value:.2g}" if value > 0.0 else "p below 1e-300"
 
 
 def _read(found: Preference, seen: pl.DataFrame, rules: Rules) -> tuple[float, float, float, float]:
