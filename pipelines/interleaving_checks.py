@@ -110,24 +110,26 @@ def played(
         table = table.join(clicks, on=USER_ID, how="left", maintain_order="left")
     table = table.join(before, on=USER_ID, how="left", maintain_order="left")
     table = table.join(done.select(USER_ID, "preference"), on=USER_ID, how="left", maintain_order="left")
-    columns = [
+    a, b, visits, past = (
         table[name].fill_null(0).cast(pl.Float64).to_numpy() for name in ("a", "b", "visits", "before")
-    ]
-    return Users(*columns, table["preference"].cast(pl.Float64).fill_null(float("nan")).to_numpy())
+    )
+    return Users(a, b, visits, past, table["preference"].fill_null(float("nan")).to_numpy())
 
 
 def needed(difference: str, users: Users, seed: int) -> Needed:
     """The users each way needs, and how often so few of them show it."""
     one, none = np.ones_like(users.visits), np.zeros_like(users.visits)
     counted = users.preference[~np.isnan(users.preference)]
-    squared = float((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) ** 2)
-    interleaved = squared * counted.var(ddof=1) / counted.mean() ** 2 * len(users.visits) / len(counted)
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    squared, few = (z + float(stats.norm.ppf(POWER))) ** 2, z**2 / 2  # few: for Student's t (Guenther 1981)
+    active = squared * counted.var(ddof=1) / counted.mean() ** 2 + few
+    interleaved = active * len(users.visits) / len(counted)
 
     def ab(below: Array, x: Array) -> float:
         (mean_a, var_a, _), (mean_b, var_b, _) = (
             spread(moments(clicks, below, x)) for clicks in (users.clicks_a, users.clicks_b)
         )
-        return 2.0 * squared * (var_a + var_b) / (mean_b - mean_a) ** 2
+        return 2.0 * squared * (var_a + var_b) / (mean_b - mean_a) ** 2 + few
 
     enough = int(np.ceil(interleaved))
     shares = seen(users, enough, np.random.default_rng(seed))
@@ -154,11 +156,11 @@ def seen(users: Users, size: int, random: np.random.Generator) -> tuple[float, f
         if len(some) > 1 and some.std() > 0:
             by_preference += bool(stats.ttest_1samp(some, 0.0).pvalue < alpha)
         treated = random.random(size) < 0.5
-        arms = [
+        control, treatment = (
             moments(clicks[rows[group]], users.visits[rows[group]], np.zeros(int(group.sum())))
             for clicks, group in ((users.clicks_a, ~treated), (users.clicks_b, treated))
-        ]
-        by_group += bool(contrast(*arms).p_values() < alpha)
+        )
+        by_group += bool(contrast(control, treatment).p_values() < alpha)
     return by_preference / _DRAWS, by_group / _DRAWS
 
 

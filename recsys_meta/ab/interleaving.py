@@ -2,18 +2,18 @@
 
 Team draft, the default (F. Radlinski, M. Kurup & T. Joachims, How Does Clickthrough Data Reflect Retrieval Quality?, CIKM 2008,
 algorithm 2): as two captains choose players, the team with fewer items picks next, a coin decides where both have as many, and
-who picks takes the best item of its ranking that the list does not have yet. Where one ranking has nothing left, the draft ends.
+who picks takes the best item of its ranking that the list does not have yet.
 
 Probabilistic (K. Hofmann, S. Whiteson & M. de Rijke, A Probabilistic Method for Inferring Preferences from Clicks, CIKM 2011,
 without their marginalization): a coin decides at every position, and who picks draws from a softmax over the ranks r still left,
 
     p(r)  proportional to  r^-3.
 
-Differences from the papers: a list goes on beyond the end of a draft with what the longer ranking has left, credited to neither
-team, so that nobody is shown less. And items at the top that both rankings have in the same order are shown in that order and
-credited to neither, after O. Chapelle, T. Joachims, F. Radlinski & Y. Yue, Large-scale validation and analysis of interleaved
-search evaluation, TOIS 30(1), 2012, as the library Lerot does it, too: whoever picked them, the list would begin so, and a click
-there says nothing of a difference. ``credit_shared`` gives the draft of 2008 back.
+Differences from the papers. Only so many positions are credited as the shorter ranking has items, as in Lerot and others: down to
+there both can always pick, and each team has each position with probability 1/2; further down, who still can depends on the coins,
+and the length of a ranking alone would favour a team. The list goes on with what is left, credited to neither, so that nobody is
+shown less. And items at the top that both rankings have in the same order are shown in that order and credited to neither, after O. Chapelle, T. Joachims, F. Radlinski & Y. Yue, Large-scale validation and analysis of interleaved
+search evaluation, TOIS 30(1), 2012: whoever picked them, the list would begin so, and a click there says nothing of a difference. ``credit_shared`` gives the draft of 2008 back.
 
 What is known against them: a team draft can miss a difference (Hofmann et al. 2011): of the rankings 1 2 3 and 2 3 1 the second
 has item 3 higher, and each team gets it as often. A probabilistic merger credits it to the second more often, but shows lists
@@ -157,7 +157,8 @@ def _merged(
     left = [ranking >= 0 for ranking in rankings]
     items = np.full(tossed.shape, -1, dtype=np.int64)
     teams = np.full(tossed.shape, NOBODY, dtype=np.int8)
-    ahead = np.zeros(len(tossed), dtype=np.int64)  # items of B less those of A
+    ahead = np.zeros(len(tossed), dtype=np.int64)  # items that B has picked less those of A
+    shorter = np.minimum(*(free.sum(1) for free in left))
     everybody = np.arange(len(tossed))
     for position in range(tossed.shape[1]):
         best = [free.argmax(1) for free in left]  # where nothing is left: any
@@ -168,10 +169,10 @@ def _merged(
         both = able[A] & able[B]
         is_b = np.where(both, turn, able[B])
         now = np.where(able[A] | able[B], np.where(is_b, picks[B], picks[A]), -1)
-        credited = both & (position >= uncredited)
+        picked = both & (position >= uncredited)
         items[:, position] = now
-        teams[:, position] = np.where(credited, np.where(is_b, B, A), NOBODY)
-        ahead += np.where(credited, np.where(is_b, 1, -1), 0)
+        teams[:, position] = np.where(picked & (position < shorter), np.where(is_b, B, A), NOBODY)
+        ahead += np.where(picked, np.where(is_b, 1, -1), 0)
         left = [free & (ranking != now[:, None]) for free, ranking in zip(left, rankings, strict=True)]
     return Lists(items, teams)
 
