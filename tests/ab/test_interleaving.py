@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_meta.ab.interleaving import (
@@ -141,6 +141,7 @@ def test_each_team_has_each_position_that_counts_in_half_of_the_tosses(pair, siz
     assert ((teams == NOBODY).all(0) | (teams != NOBODY).all(0)).all()
 
 
+@settings(max_examples=50)
 @given(users=users, size=st.integers(1, 9), seed=st.integers(0, 99), credit_shared=st.booleans())
 def test_what_holds_of_every_draft(users, size, seed, credit_shared) -> None:
     flips = np.random.default_rng(seed).random((len(users), size)) < 0.5
