@@ -171,7 +171,7 @@ def line(found: Needed) -> str:
         found.difference,
         f"{found.control:.4f} to {found.treatment:.4f}",
         *(f"{users:,.0f}" for users in found[3:7]),
-        f"{best / found.interleaved:.0f}",
+        f"{best / found.interleaved:.1f}",
         f"{found.seen_interleaved:.0%}",
         f"{found.seen_per_visit:.0%}",
     ]

@@ -9,13 +9,13 @@ without their marginalization): a coin decides at every position, and who picks 
 
     p(r)  proportional to  r^-3.
 
-Differences from the papers. Only so many positions are credited as the shorter ranking has items, as in Lerot and others: to that
-depth both can always pick, and each team has each position with probability 1/2; further down, who still can depends on the
-coins, and the length of a ranking alone would favour a team. The list goes on with what is left, credited to neither, so that
-nobody is shown less. And items at the top that both rankings have in the same order are shown in that order and credited to neither, after
-O. Chapelle, T. Joachims, F. Radlinski & Y. Yue, Large-scale validation and analysis of interleaved search evaluation, TOIS 30(1),
-2012: whoever picked them, the list would begin so, and a click there says nothing of a difference. ``credit_shared`` gives the
-draft of 2008 back.
+Differences from the papers. Only so many positions are credited as the shorter ranking has items, as in Lerot and others: to
+that depth both can always pick, and each team has each position with probability 1/2; further down, who still can depends on
+the coins, and the length of a ranking alone would favour a team. The list goes on with what is left, credited to neither, so
+that nobody is shown less. And items at the top that both rankings have in the same order are shown in that order and credited
+to neither, after O. Chapelle, T. Joachims, F. Radlinski & Y. Yue, Large-scale validation and analysis of interleaved search
+evaluation, TOIS 30(1), 2012: whoever picked them, the list would begin so, and a click there says nothing of a difference.
+``credit_shared`` gives the draft of 2008 back.
 
 What is known against them: a team draft can miss a difference (Hofmann et al. 2011): of the rankings 1 2 3 and 2 3 1 the second
 has item 3 higher, and each team gets it as often. A probabilistic merger credits it to the second more often, but shows lists
