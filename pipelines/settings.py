@@ -1062,6 +1062,99 @@ class ExperimentSettings(ReadingSettings):
         return self
 
 
+class RankingSettings(SourceSettings):
+    """A ranking of items for every user: what a run published, or any table of scores."""
+
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    item_id: str = Field(default="item_id", description="column of the item's id")
+    score: str | None = Field(
+        default=None, description="column of the score, the largest first; none: score, unless rank is given"
+    )
+    rank: str | None = Field(default=None, description="column of the rank, the smallest first")
+
+    @model_validator(mode="after")
+    def _one_order(self) -> Self:
+        if self.score is not None and self.rank is not None:
+            raise ValueError("score and rank are both given; expected one of them")
+        return self
+
+
+class InterleavedSettings(SourceSettings):
+    """The merged lists that users were shown: one row per item, as `interleave` writes them."""
+
+    day: str = Field(default="day", description="column of the day from which a list is in force, UTC")
+    user_id: str = Field(default="user_id", description="column of the user's id")
+    position: str = Field(default="position", description="column of the position, 1 at the top")
+    item_id: str = Field(default="item_id", description="column of the item's id")
+    team: str = Field(default="team", description="column of the team: A, B or nothing")
+
+
+class InterleavedOutcomeSettings(OutcomeSettings):
+    """What users did with which item: one row per event and metric."""
+
+    item_id: str = Field(
+        default="item_id", description="column of the item's id; nothing: the event is about none"
+    )
+
+
+class InterleaveSettings(ReadingSettings):
+    """Interleaving: two rankings merged into one list for each user, or which of them users prefer by what they did with it."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "name"})
+
+    workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    name: str = Field(default="interleaving", description="what its report is headed with")
+    a: RankingSettings | None = Field(
+        default=None, description="the first ranking: what is live, the champion"
+    )
+    b: RankingSettings | None = Field(
+        default=None, description="the second: what might be better, the challenger"
+    )
+    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    day: RunDate | None = Field(
+        default=None, description="from which the lists are in force, UTC; each day draws anew; none: today"
+    )
+    positions: PositiveInt = Field(default=10, description="of a merged list, at most")
+    method: Literal["team draft", "probabilistic"] = Field(
+        default="team draft", description="how two rankings are merged, see interleaving.md"
+    )
+    credit_shared: bool = Field(
+        default=False,
+        description="of a team draft: whether items at the top that both rankings have in the same order count for a team",
+    )
+    interleaved: InterleavedSettings | None = Field(
+        default=None,
+        description="the lists that users were shown; none: all that were merged into this workspace",
+    )
+    outcomes: InterleavedOutcomeSettings | None = Field(
+        default=None, description="what users did: makes it the analysis; none: the rankings are merged"
+    )
+    outcome: str = Field(
+        default="click",
+        description="metric of the outcomes whose values are credited to the teams; more is better",
+    )
+    planned_end: date | None = Field(
+        default=None,
+        description="last day of the test, UTC; reached: the interval for one reading decides, and later rows do not count;"
+        " before, or none: the always-valid interval decides",
+    )
+    min_users: PositiveInt = Field(
+        default=100, description="who did anything with their lists, for a verdict and for the first look"
+    )
+    draws_alpha: OpenShare = Field(
+        default=0.001, description="the verdict is refused where the p-value of a fair coin is smaller"
+    )
+    max_quarantined_share: Share = Field(
+        default=0.01, description="share of bad rows in a source above which the run stops"
+    )
+
+    @model_validator(mode="after")
+    def _merges_or_analyses(self) -> Self:
+        if self.outcomes is None and (self.a is None or self.b is None):
+            raise ValueError("expected either a and b, to be merged, or outcomes, to be analysed")
+        return self
+
+
 class StatedSettings(Settings):
     """Figures of a metric that are known already."""
 

@@ -15,11 +15,13 @@ from torch import Tensor
 from pipelines.ab_analysis import WHOLE, ope
 from pipelines.construction import check_classes
 from pipelines.experiment_analysis import experiment
+from pipelines.interleaving import LISTS, interleave
 from pipelines.loading import load
 from pipelines.nightly import nightly
 from pipelines.outcomes import ConfigError
 from pipelines.settings import (
     ExperimentSettings,
+    InterleaveSettings,
     NightSettings,
     OffPolicySettings,
     SimulateSettings,
@@ -30,11 +32,13 @@ from recsys_meta import store
 from recsys_meta.ab.simulation import (
     CLICK,
     Audience,
+    InterleavedMonth,
     Month,
     TrueValues,
     Truth,
     Variant,
     habits,
+    interleaved_month,
     logged_actions,
     naive_value,
     pools,
@@ -56,7 +60,12 @@ Summary = dict[str, Any]
 MONTH_FILE = "month.duckdb"
 EXPERIMENT = "simulated-month"
 CONTROL, TREATMENT = "control", "treatment"
-OPE_TOP, OPE_VISIT, AB = "ope-top", "ope-visit", "ab"  # names of the configs that are written
+OPE_TOP, OPE_VISIT, AB, INTERLEAVING = (
+    "ope-top",
+    "ope-visit",
+    "ab",
+    "interleave",
+)  # names of the configs that are written
 _PER_SHOWN, _PER_VISIT, _PER_USER, _PER_TOP = (
     "clicks of a shown item",
     "clicks of a visit",
@@ -82,6 +91,7 @@ class Simulated(NamedTuple):
     control: Variant
     treatment: Variant
     month: Month
+    merged: InterleavedMonth  # the same visits, had everybody been shown merged lists; A is control
     actions: pl.DataFrame  # those of control, each with the probability that the treatment gives it
     truth: TrueValues
 
@@ -118,9 +128,14 @@ def simulate(settings: SimulateSettings, fingerprint: str) -> Summary:
         valued[name] = ope(logs.settings, logs.fingerprint)[WHOLE]
     test = load(ExperimentSettings, [configs[AB]])
     tested = experiment(test.settings, test.fingerprint)
+    merged = load(InterleaveSettings, [configs[INTERLEAVING]])
+    preferred = interleave(merged.settings, merged.fingerprint)
     rows = answers(found, valued, tested)
-    print(f"{told(rows)}\nLogs, truth and the configs of both analyses are in {settings.workspace}\n")
-    return summary_of(found, rows)
+    print(f"{told(rows)}\nLogs, truth and the configs of the analyses are in {settings.workspace}\n")
+    return {
+        **summary_of(found, rows),
+        "interleaving": {name: preferred[name] for name in ("verdict", "preference")},
+    }
 
 
 def side_of(settings: SimulateSettings, name: str) -> Side:
@@ -224,11 +239,14 @@ def simulated(
         share=settings.treated,
         seed=settings.seed,
     )
+    merged = interleaved_month(
+        audience, control, treatment, first=settings.first, days=settings.days, seed=settings.seed
+    )
     actions = logged_actions(month, CONTROL)
     actions = actions.with_columns(slate_probabilities(actions, audience, treatment))
     log.info("the truth ...")
     truth = true_values(audience, control, treatment, draws=settings.truth_draws, seed=settings.seed)
-    return Simulated(audience, control, treatment, month, actions, truth)
+    return Simulated(audience, control, treatment, month, merged, actions, truth)
 
 
 def tables_of(found: Simulated) -> dict[str, pl.DataFrame]:
@@ -236,6 +254,8 @@ def tables_of(found: Simulated) -> dict[str, pl.DataFrame]:
     return {
         "exposures": found.month.exposures,
         "outcomes": found.month.outcomes,
+        LISTS: found.merged.lists,
+        "interleaved_outcomes": found.merged.outcomes,
         "logged_actions": found.actions,
         "pools": pools(found.audience, [found.control, found.treatment]),
         "truth": pl.DataFrame(
@@ -288,6 +308,15 @@ def write_configs(settings: SimulateSettings, night: NightSettings) -> dict[str,
                 {"name": _PER_USER, "outcome": CLICK, "covariate": "interactions"},
             ],
         },
+    }
+    contents[INTERLEAVING] = {
+        "workspace": ".",
+        "name": "what both variants would show, interleaved: A is control, B treatment",
+        "interleaved": {"path": f"{LISTS}.parquet"},
+        "outcomes": {"path": "interleaved_outcomes.parquet"},
+        "outcome": CLICK,
+        "planned_end": settings.first + timedelta(days=settings.days - 1),
+        "planned_days": settings.days,
     }
     paths = {name: settings.workspace / f"{name}.yaml" for name in contents}
     for name, content in contents.items():

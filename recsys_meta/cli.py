@@ -53,6 +53,7 @@ VERBS: Mapping[str, Verb] = {
     "nights": Verb("pipelines.nights", "nights", "NightsSettings", "nights in a row: warm starts beside training anew and never"),
     "simulate": Verb("pipelines.simulated_month", "simulate", "SimulateSettings", "a month of two policies whose truth is known"),
     "ab": Verb("pipelines.experiment_analysis", "experiment", "ExperimentSettings", "an experiment: did a variant do better?"),
+    "interleave": Verb("pipelines.interleaving", "interleave", "InterleaveSettings", "two rankings merged: which is preferred?"),
     "power": Verb("pipelines.experiment_power", "power", "PowerSettings", "before an experiment: users and days for a lift"),
     "suite": Verb("pipelines.suite", "suite", "SuiteSettings", "run several evaluations, and rank learners over all of them"),
     "ope": Verb("pipelines.ab_analysis", "ope", "OffPolicySettings", "value a policy from the logged actions of another"),

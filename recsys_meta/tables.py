@@ -102,3 +102,13 @@ OUTCOMES: Mapping[str, type[pl.DataType] | pl.DataType] = {
     "value": pl.Float64,  # 1.0 for an event that only counts
     "occurred_at": INSTANT,
 }
+
+# Lists merged from two rankings: one row per item. A list is in force from its day on, until the next one of its user.
+TEAMS: Sequence[str] = ("A", "B")
+INTERLEAVED: Mapping[str, type[pl.DataType] | pl.DataType] = {
+    "day": pl.Date,  # UTC
+    USER_ID: ID,
+    "position": pl.Int32,  # 1 is the top of the list
+    ITEM_ID: ID,
+    "team": pl.String,  # one of TEAMS; null where what comes of the item is credited to neither
+}

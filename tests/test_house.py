@@ -157,6 +157,7 @@ def test_every_config_that_ships_is_a_config(repository):
     from pipelines.settings import (
         EvaluateSettings,
         ExperimentSettings,
+        InterleaveSettings,
         NightSettings,
         NightsSettings,
         OffPolicySettings,
@@ -171,6 +172,10 @@ def test_every_config_that_ships_is_a_config(repository):
         if config.stem in ("ab_open_bandit", "ab_coat", "ab_simulated_month"):
             logs = load(OffPolicySettings, [config]).settings.logs.path
             assert logs.is_relative_to(repository / "workspace") or "datasets" in logs.parts
+            continue
+        if config.stem == "ab_interleaving":
+            merged = load(InterleaveSettings, [config]).settings
+            assert {merged.a.path, merged.b.path} == {repository / "workspace/simulated-month/pools.parquet"}
             continue
         if config.name.startswith("suite"):
             assert {entry.config for entry in load(SuiteSettings, [config]).settings.evaluations} <= set(

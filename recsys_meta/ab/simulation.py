@@ -21,9 +21,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recsys_meta.ab.interleaving import as_table, coins, team_draft
 from recsys_meta.ab.slate_policies import PlackettLuce
 from recsys_meta.hashing import hashed, mixed, uniform
-from recsys_meta.tables import EXPOSURES, INSTANT, ITEM_ID, OUTCOMES, USER_ID
+from recsys_meta.tables import EXPOSURES, INSTANT, INTERLEAVED, ITEM_ID, OUTCOMES, USER_ID
 
 CLICK = "click"
 
@@ -62,6 +63,13 @@ class Month(NamedTuple):
     """What was logged."""
 
     exposures: pl.DataFrame  # tables.EXPOSURES: one row per shown item
+    outcomes: pl.DataFrame  # tables.OUTCOMES: one row per click
+
+
+class InterleavedMonth(NamedTuple):
+    """What was logged where every visitor was shown a merged list."""
+
+    lists: pl.DataFrame  # tables.INTERLEAVED
     outcomes: pl.DataFrame  # tables.OUTCOMES: one row per click
 
 
@@ -146,7 +154,7 @@ def simulated_month(
     treated = assigned(audience.user_keys, share, seed)
     exposures, outcomes = [], []
     for day in (first + timedelta(days=number) for number in range(days)):
-        visits = uniform(_bits(audience.user_keys, seed, _VISIT, day.toordinal())) < audience.visiting
+        visits = _visits(audience, day, seed)
         for variant, group in ((control, ~treated), (treatment, treated)):
             shown, clicked = _day(audience, variant, (visits & group).nonzero().squeeze(1), day, seed)
             exposures.append(shown.with_columns(pl.lit(experiment).alias("experiment")))
@@ -158,20 +166,48 @@ def simulated_month(
     )
 
 
+def interleaved_month(
+    audience: Audience, control: Variant, treatment: Variant, *, first: date, days: int, seed: int = 0
+) -> InterleavedMonth:
+    """Logs of the same days and visits, had everybody been shown the team draft of what both variants would show; A is control.
+
+    Raises ValueError where there is no day.
+    """
+    if days < 1:
+        raise ValueError(f"expected one day at least; found {days}")
+    lists, outcomes = [], []
+    for day in (first + timedelta(days=number) for number in range(days)):
+        rows, ordinal = _visits(audience, day, seed).nonzero().squeeze(1), day.toordinal()
+        slates = [
+            slates_on(variant, audience, rows, int(hashed(variant.seed, ordinal))).items.numpy()
+            for variant in (control, treatment)
+        ]
+        tossed = coins(audience.user_keys[rows], len(audience.examined), seed, ordinal)
+        drafted = team_draft(slates[0], slates[1], tossed)
+        users = audience.user_ids.gather(_series(rows))
+        shown = as_table(drafted, users, audience.item_ids)
+        items = torch.from_numpy(drafted.items)
+        clicks, at = _clicks(audience, rows, items, day, seed)
+        owner, _ = (items >= 0).nonzero(as_tuple=True)
+        told = shown.with_columns(clicked=_series(clicks[items >= 0]), second=_series(at[owner]))
+        lists.append(shown.select(pl.lit(day).alias("day"), pl.all()))
+        outcomes.append(
+            _clicked(told.with_columns((_midnight(day) + pl.duration(seconds="second")).alias("exposed_at")))
+        )
+    return InterleavedMonth(
+        pl.concat(lists).select(INTERLEAVED.keys()),
+        pl.concat(outcomes).select(OUTCOMES.keys()).sort("occurred_at", USER_ID),
+    )
+
+
 def _day(
     audience: Audience, variant: Variant, rows: Tensor, day: date, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What these visitors are shown and click on that day."""
     shown = slates_on(variant, audience, rows, int(hashed(variant.seed, day.toordinal())))
-    keys, ordinal = audience.user_keys[rows], day.toordinal()
     listed = shown.items >= 0
-    chance = audience.attraction[rows.unsqueeze(1), shown.items.clamp(min=0)] * audience.examined
-    clicks = (uniform(_bits(keys, seed, _CLICK, ordinal, len(audience.examined))) < chance) & listed
-    at = (
-        uniform(_bits(keys, seed, _MOMENT, ordinal)) * (86_400 - 600)
-    ).long()  # the clicks are of the same day
+    clicks, at = _clicks(audience, rows, shown.items, day, seed)
     owner, position = listed.nonzero(as_tuple=True)
-    midnight = pl.lit(datetime.combine(day, time())).dt.replace_time_zone("UTC").cast(INSTANT)
     rows_shown = pl.DataFrame(
         {
             USER_ID: audience.user_ids.gather(_series(rows[owner])),
@@ -182,18 +218,42 @@ def _day(
             "clicked": _series(clicks[listed]),
         }
     ).with_columns(
-        (midnight + pl.duration(seconds="second")).alias("exposed_at"),
+        (_midnight(day) + pl.duration(seconds="second")).alias("exposed_at"),
         pl.lit(variant.name).alias("variant"),
         pl.lit(variant.run_id).alias("run_id"),
     )
-    clicked = rows_shown.filter("clicked").select(
+    return rows_shown, _clicked(rows_shown)
+
+
+def _visits(audience: Audience, day: date, seed: int) -> Tensor:
+    """Who comes on that day, [U] bool."""
+    return uniform(_bits(audience.user_keys, seed, _VISIT, day.toordinal())) < audience.visiting
+
+
+def _clicks(audience: Audience, rows: Tensor, items: Tensor, day: date, seed: int) -> tuple[Tensor, Tensor]:
+    """What these visitors click of what they are shown, [V, k] bool, and when they come, [V] seconds of the day."""
+    keys, ordinal = audience.user_keys[rows], day.toordinal()
+    chance = audience.attraction[rows.unsqueeze(1), items.clamp(min=0)] * audience.examined
+    clicks = (uniform(_bits(keys, seed, _CLICK, ordinal, len(audience.examined))) < chance) & (items >= 0)
+    at = (
+        uniform(_bits(keys, seed, _MOMENT, ordinal)) * (86_400 - 600)
+    ).long()  # the clicks are of the same day
+    return clicks, at
+
+
+def _clicked(shown: pl.DataFrame) -> pl.DataFrame:
+    """The clicks as outcomes. shown: USER_ID, ITEM_ID, "position", "exposed_at", "clicked"."""
+    return shown.filter("clicked").select(
         USER_ID,
         ITEM_ID,
         pl.lit(CLICK).alias("metric"),
         pl.lit(1.0).alias("value"),
         (pl.col("exposed_at") + _DELAY * pl.col("position")).alias("occurred_at"),
     )
-    return rows_shown, clicked
+
+
+def _midnight(day: date) -> pl.Expr:
+    return pl.lit(datetime.combine(day, time())).dt.replace_time_zone("UTC").cast(INSTANT)
 
 
 def true_values(

@@ -7,7 +7,7 @@ import polars as pl
 from recsys_meta.ingest.instants import TimeUnit, instants
 from recsys_meta.ingest.quarantine import Checked, quarantined
 from recsys_meta.ingest.sources import POSITION, InputError, Rows, Source, not_found, read
-from recsys_meta.tables import USER_ID
+from recsys_meta.tables import ITEM_ID, USER_ID
 
 
 def read_exposures(
@@ -51,20 +51,23 @@ def read_outcomes(
     metric: str | None = "metric",
     value: str | None = "value",
     occurred_at: str = "occurred_at",
+    item_id: str | None = None,
     time_unit: TimeUnit = "auto",
     max_quarantined_share: float = 0.01,
 ) -> Checked:
-    """Reads outcomes. The last five names are those of columns of the source.
+    """Reads outcomes. The last six names are those of columns of the source.
 
     metrics: only rows of these; None: all. called: the metric of every row, where ``metric`` is None. value: None: 1 each.
-    The table has ``tables.USER_ID`` (of the type it came with), "metric", "value" and "occurred_at".
+    item_id: None: nobody asks for items.
+    The table has ``tables.USER_ID`` (of the type it came with), "metric", "value" and "occurred_at", and where asked for
+    ``tables.ITEM_ID``, null where a row is about no item.
 
     Rows without user, metric or time, or with a value that is no finite number, go to quarantine. Raises InputError for missing
     or impossible columns, a metric without a single row, and a larger share of bad rows than ``max_quarantined_share``.
     """
     if (metric is None) == (called is None):
         raise ValueError("expected either a column of metrics or the name of the only one")
-    ids = [user_id] if metric is None else [user_id, metric]
+    ids = [name for name in (user_id, metric, item_id) if name is not None]
     rows = read(source, [name for name in (value, occurred_at) if name is not None], ids=ids)
     table = rows.table
     if metric is not None and metrics is not None:
@@ -86,6 +89,7 @@ def read_outcomes(
         (pl.lit(called) if metric is None else _text(metric)).alias("metric"),
         (pl.lit(1.0) if value is None else _number(table, rows, value)).alias("value"),
         _instants(table, rows, occurred_at, time_unit).alias("occurred_at"),
+        *([] if item_id is None else [pl.col(item_id).alias(ITEM_ID)]),
     )
     told = {USER_ID: user_id, "occurred_at": occurred_at}
     told |= {} if metric is None else {"metric": metric}

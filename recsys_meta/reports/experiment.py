@@ -57,7 +57,7 @@ class Told(NamedTuple):
 def experiment_page(told: Told) -> str:
     """The page: verdicts in words on top, then effects, effects over the days, segments and sample ratios."""
     charts: dict[str, alt.TopLevelMixin] = {}
-    sections = [_box(row) for row in told.analysis.verdicts.iter_rows(named=True)]
+    sections = [verdict_box(row) for row in told.analysis.verdicts.iter_rows(named=True)]
     for number, treatment in enumerate(told.analysis.verdicts["treatment"]):
         sections += _effects(told, treatment, f"{number}", charts)
         sections += _days(told, treatment, f"{number}", charts)
@@ -276,8 +276,8 @@ def ratio_table(ratios: pl.DataFrame) -> str:
     )
 
 
-def _box(row: Mapping[str, Any]) -> str:
-    """The verdict on a coloured ground, with its reasons."""
+def verdict_box(row: Mapping[str, Any]) -> str:
+    """The verdict on a coloured ground, with its reasons. row: "treatment", "verdict", "reasons"."""
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in row["reasons"])
     word = f"<b>{escape(row['treatment'])}: {escape(row['verdict'])}.</b>"
     ground = _GROUNDS[row["verdict"]]

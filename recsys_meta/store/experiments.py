@@ -8,7 +8,14 @@ import polars as pl
 from recsys_meta.store.findings import write_findings
 
 EXPERIMENTS_FILE = "experiments.duckdb"
-EXPERIMENT_TABLES = ("experiments", "experiment_effects", "experiment_looks", "experiment_aa")
+EXPERIMENT_TABLES = (
+    "experiments",
+    "experiment_effects",
+    "experiment_looks",
+    "experiment_aa",
+    "interleavings",
+    "interleaving_looks",
+)
 
 
 def write_experiment(file: Path, experiment_id: str, tables: Mapping[str, pl.DataFrame]) -> None:

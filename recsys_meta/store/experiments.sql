@@ -75,3 +75,56 @@ CREATE TABLE IF NOT EXISTS experiment_aa ( -- random splits of the same users
     rate_high DOUBLE NOT NULL,
     uniform_p_value DOUBLE NOT NULL
 );
+CREATE TABLE IF NOT EXISTS interleavings ( -- which of two rankings users prefer, told from lists merged from both
+    experiment_id VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    outcome VARCHAR NOT NULL, -- what is credited
+    verdict VARCHAR NOT NULL, -- on B
+    reasons VARCHAR[] NOT NULL,
+    reading VARCHAR NOT NULL, -- once or always
+    first_list DATE NOT NULL,
+    last_row TIMESTAMPTZ NOT NULL,
+    lists BIGINT NOT NULL,
+    users_with_lists BIGINT NOT NULL,
+    users BIGINT NOT NULL, -- who did anything with an item of their lists
+    wins_a BIGINT NOT NULL,
+    ties BIGINT NOT NULL,
+    wins_b BIGINT NOT NULL,
+    credit_a DOUBLE NOT NULL,
+    credit_b DOUBLE NOT NULL,
+    effect DOUBLE, -- (wins_b + ties / 2) / users - 1 / 2; null for fewer than two users, as what follows
+    error DOUBLE,
+    low DOUBLE, -- for one reading
+    high DOUBLE,
+    p_value DOUBLE,
+    sign_p_value DOUBLE NOT NULL,
+    deciding_low DOUBLE, -- of the reading that decides; null where there are too few users
+    deciding_high DOUBLE,
+    deciding_p_value DOUBLE,
+    minimum_detectable DOUBLE,
+    first_a BIGINT NOT NULL, -- lists whose first credited item is A's
+    first_b BIGINT NOT NULL,
+    draws_p_value DOUBLE NOT NULL, -- of a fair coin having drawn these
+    outcomes BIGINT NOT NULL, -- rows on items of the list in force
+    uncredited BIGINT NOT NULL, -- of these, on items of neither team
+    not_listed BIGINT NOT NULL, -- rows on other items while a list was in force
+    users_not_listed BIGINT NOT NULL,
+    too_early BIGINT NOT NULL, -- rows before the first list of their user
+    of_others BIGINT NOT NULL, -- rows of users without any list
+    too_late BIGINT NOT NULL, -- rows after the planned end
+    finished_at TIMESTAMPTZ NOT NULL,
+    version VARCHAR NOT NULL
+);
+CREATE TABLE IF NOT EXISTS interleaving_looks ( -- the preference until the end of each day
+    experiment_id VARCHAR NOT NULL,
+    day DATE NOT NULL,
+    users BIGINT NOT NULL,
+    effect DOUBLE NOT NULL,
+    error DOUBLE NOT NULL,
+    low DOUBLE NOT NULL, -- for looking on any day
+    high DOUBLE NOT NULL,
+    p_value DOUBLE NOT NULL,
+    once_low DOUBLE NOT NULL,
+    once_high DOUBLE NOT NULL,
+    once_p_value DOUBLE NOT NULL
+);

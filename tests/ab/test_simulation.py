@@ -5,13 +5,17 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 import torch
+from scipy import stats
 
+from recsys_meta.ab.experiments.preference import credited, preferences, preferred
 from recsys_meta.ab.simulation import (
     Audience,
+    InterleavedMonth,
     Month,
     Variant,
     assigned,
     habits,
+    interleaved_month,
     logged_actions,
     naive_value,
     pools,
@@ -23,7 +27,7 @@ from recsys_meta.ab.simulation import (
 )
 from recsys_meta.ab.slate_policies import PlackettLuce
 from recsys_meta.hashing import hashed
-from recsys_meta.tables import EXPOSURES, ID, OUTCOMES
+from recsys_meta.tables import EXPOSURES, ID, INTERLEAVED, OUTCOMES
 
 FIRST = date(2026, 11, 1)
 USERS, ITEMS = 300, 6
@@ -249,3 +253,84 @@ def test_habits_lie_between_none_and_twice_the_mean() -> None:
 def test_what_cannot_be_is_told(call, said) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def merged(users: int = USERS, days: int = 20, seed: int = 3) -> InterleavedMonth:
+    return interleaved_month(
+        audience(users), popular(users), personal(users), first=FIRST, days=days, seed=seed
+    )
+
+
+def test_a_month_of_merged_lists_has_the_visits_of_the_other_and_what_both_variants_would_show() -> None:
+    lists, outcomes = merged()
+    for table, schema in ((lists, INTERLEAVED), (outcomes, OUTCOMES)):
+        ids = {"user_id": pl.String, "item_id": pl.Int32}
+        wanted = {name: ids[name] if kind is ID else kind for name, kind in schema.items()}
+        assert dict(table.schema) == wanted
+    days = pl.col("exposed_at").dt.date().alias("day")
+    visits = month().exposures.select(days, "user_id").unique().sort("day", "user_id")
+    assert lists.select("day", "user_id").unique().sort("day", "user_id").equals(visits)
+    day = FIRST + timedelta(days=3)
+    rows = torch.arange(USERS)
+    for variant, team in ((popular(), "A"), (personal(), "B")):
+        items = slates_on(variant, audience(), rows, int(hashed(variant.seed, day.toordinal()))).items
+        own = pl.DataFrame(
+            {"user_id": audience().user_ids, "item_id": audience().item_ids.gather(items[:, 0].numpy())}
+        )
+        first = lists.filter(pl.col("day") == day, pl.col("position") == 1, pl.col("team") == team)
+        assert first.height > 30
+        assert first.join(own, on=["user_id", "item_id"], how="anti").is_empty(), (
+            "a team's first pick is its best"
+        )
+    assert credited(lists, outcomes).outcomes == outcomes.height, "every click is on the list of its day"
+
+
+def test_clicks_on_merged_lists_follow_the_same_probabilities() -> None:
+    lists, outcomes = merged(days=60)
+    found = credited(lists, outcomes)
+    number = pl.col("user_id").str.slice(1).cast(pl.Int64) % ITEMS
+    liked = pl.when(pl.col("item_id") == 10 * (number + 1)).then(0.8).otherwise(0.1)
+    examined = pl.when(pl.col("position") == 1).then(1.0).otherwise(0.5)
+    told = (
+        lists.with_columns(chance=liked * examined)
+        .group_by("team")
+        .agg(pl.col("chance").sum(), variance=(pl.col("chance") * (1 - pl.col("chance"))).sum())
+    )
+    for team, credit in (("A", found.rows["a"].sum()), ("B", found.rows["b"].sum())):
+        (row,) = told.filter(team=team).rows(named=True)
+        assert abs(credit - row["chance"]) < 4 * row["variance"] ** 0.5
+
+
+def test_merged_lists_tell_the_better_ranking_with_users_too_few_for_an_experiment() -> None:
+    """Which is better is known. A hundred groups of 50 users: nearly all tell it by preferences, few by an experiment."""
+    groups, size, days = 100, 50, 4
+    users = groups * size
+    better = personal(users)._replace(policy=PlackettLuce(1.0))
+    worse = better._replace(name="control", policy=PlackettLuce(3.0), seed=9)
+    people = audience(users)
+    truth = true_values(people, worse, better, draws=5)
+    assert truth.visit.difference.mean > 10 * truth.visit.difference.standard_error > 0
+    group = pl.col("user_id").str.slice(1).cast(pl.Int64) % groups
+
+    lists, outcomes = interleaved_month(people, worse, better, first=FIRST, days=days, seed=3)
+    done = preferences(credited(lists, outcomes).rows).with_columns(group=group)
+    split = simulated_month(people, worse, better, experiment="e", first=FIRST, days=days, seed=3)
+    clicks = split.outcomes.group_by("user_id").agg(pl.col("value").sum())
+    clicks = split.exposures.select("user_id", "variant").unique().join(clicks, on="user_id", how="left")
+    clicks = clicks.with_columns(pl.col("value").fill_null(0.0), group=group)
+
+    by_preference = by_experiment = 0
+    for number in range(groups):
+        found = preferred(done.filter(group=number))
+        by_preference += found.p_value < 0.05 and found.effect > 0
+        control, treatment = (
+            clicks.filter(group=number, variant=name)["value"] for name in ("control", "treatment")
+        )
+        by_experiment += stats.ttest_ind(treatment, control, equal_var=False).pvalue < 0.05
+    assert by_preference >= 80
+    assert by_experiment <= 50
+
+
+def test_a_month_of_merged_lists_has_a_day() -> None:
+    with pytest.raises(ValueError, match="one day at least; found 0"):
+        merged(days=0)
