@@ -976,7 +976,7 @@ class ExperimentSettings(ReadingSettings):
     PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "aa", "aa_draws"})
 
     workspace: FilePath = Field(description="folder for everything that is written; made where absent")
-    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    seed: NonNegativeInt = Field(default=7, description="of the random splits of an A/A check")
     experiment: str | None = Field(
         default=None, description="name of the experiment; none: the only one in the table of exposures"
     )

@@ -62,7 +62,6 @@ class Rules(NamedTuple):
     planned_days: float = 14.0  # after so many days' worth of data the always-valid band is narrowest
     sample_ratio_alpha: float = 0.001  # a smaller p-value of the sample ratio refuses the verdict
     max_crossed_share: float = 0.01  # so does a larger share of users seen in several variants
-    seed: int = 0  # of the draws behind quantiles
 
 
 class Analysis(NamedTuple):
@@ -161,7 +160,7 @@ def _effects(
     for metric in metrics:
         table = moves[metric.name]
         users = totals(table)
-        once = compare(users, metric, control, treatment, level=rules.level, seed=rules.seed)
+        once = compare(users, metric, control, treatment, level=rules.level)
         row: dict[str, object] = {
             "treatment": treatment,
             "segment": segment,
