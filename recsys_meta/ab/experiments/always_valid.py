@@ -85,8 +85,8 @@ def cumulative_moments(moves: pl.DataFrame, variants: list[str]) -> tuple[pl.Ser
             how="left",
             maintain_order="left",
         )
-        found[variant] = Moments(
-            *(of_days[name].fill_null(0.0).cum_sum().to_numpy() for name in SUMS), centre
+        found[variant] = Moments.around(
+            centre, (of_days[name].fill_null(0.0).cum_sum().to_numpy() for name in SUMS)
         )
     return days, found
 

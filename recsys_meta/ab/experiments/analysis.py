@@ -10,7 +10,7 @@ from recsys_meta.ab.experiments.always_valid import looks
 from recsys_meta.ab.experiments.comparing import Compared, Correction, compare, corrected, sample_ratio
 from recsys_meta.ab.experiments.measuring import totals
 from recsys_meta.ab.experiments.metrics import Metric
-from recsys_meta.ab.experiments.moments import contrast, of_variants
+from recsys_meta.ab.experiments.moments import contrast, of_pair
 from recsys_meta.tables import USER_ID
 
 EVERYBODY = "all users"
@@ -205,7 +205,7 @@ def _second_look(
     users: pl.DataFrame, metric: Metric, control: str, treatment: str, rules: Rules
 ) -> dict[str, object]:
     """What the standard error says beside the interval."""
-    found = contrast(*of_variants(users, [control, treatment]))
+    found = contrast(*of_pair(users, control, treatment))
     critical = float(stats.t.isf((1.0 - rules.level) / 2.0, found.degrees))
     return {
         "minimum_detectable": (critical + float(stats.norm.ppf(rules.power))) * float(found.error),
@@ -236,7 +236,7 @@ def _guardrail(
     height = 1.0 if (once.control or 0.0) >= 0.0 else -1.0  # below zero, worse lies further from it
     share = 1.0 - sign * height * metric.margin
     if rules.reading == "once":
-        found = contrast(*of_variants(users, [control, treatment]), share)
+        found = contrast(*of_pair(users, control, treatment), share)
         low, high = (float(edge) for edge in found.interval(rules.level))
     else:
         seen = looks(

@@ -14,7 +14,7 @@ Deng, Knoblich, Lu (2018), Applying the Delta Method in Metric Analytics. The sa
 here on arrays, so that a day or a random split is one more element.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -50,20 +50,30 @@ class Moments(NamedTuple):
     dx: Array
     centre: Centre = Centre()
 
+    @classmethod
+    def around(cls, centre: Centre, sums: Iterable[Array]) -> "Moments":
+        """Those of sums in the order of SUMS."""
+        users, n, d, x, nn, dd, xx, nd, nx, dx = sums
+        return cls(users, n, d, x, nn, dd, xx, nd, nx, dx, centre)
+
     @property
     def sums(self) -> tuple[Array, ...]:
         """All but the centre, in the order of SUMS."""
-        return self[: len(SUMS)]
+        return self.users, self.n, self.d, self.x, self.nn, self.dd, self.xx, self.nd, self.nx, self.dx
 
     def plus(self, other: "Moments") -> "Moments":
         """Those of both. Raises ValueError where the other's centre is another."""
         self._same_centre(other)
-        return Moments(*(mine + its for mine, its in zip(self.sums, other.sums, strict=True)), self.centre)
+        return Moments.around(
+            self.centre, (mine + its for mine, its in zip(self.sums, other.sums, strict=True))
+        )
 
     def minus(self, other: "Moments") -> "Moments":
         """Those of the rest. Raises ValueError where the other's centre is another."""
         self._same_centre(other)
-        return Moments(*(mine - its for mine, its in zip(self.sums, other.sums, strict=True)), self.centre)
+        return Moments.around(
+            self.centre, (mine - its for mine, its in zip(self.sums, other.sums, strict=True))
+        )
 
     def _same_centre(self, other: "Moments") -> None:
         if self.centre != other.centre:
@@ -105,20 +115,21 @@ def moments(n: Array, d: Array, x: Array, centre: Centre | None = None) -> Momen
     """Of one group of users. n, d, x: [U], numerator, denominator, covariate. centre: none for the mean of the group itself."""
     if centre is None:
         centre = Centre(*(float(part.mean()) if len(part) else 0.0 for part in (n, d, x)))
-    return Moments(*(np.asarray(term.sum()) for term in terms(n, d, x, centre)), centre)
+    return Moments.around(centre, (np.asarray(term.sum()) for term in terms(n, d, x, centre)))
 
 
 def of_users(users: pl.DataFrame, centre: Centre | None = None) -> Moments:
     """Of a table of users with "numerator", "denominator" and "covariate". centre: as of ``moments``."""
-    return moments(*(users[name].to_numpy() for name in _COLUMNS), centre)
+    n, d, x = (users[name].to_numpy() for name in _COLUMNS)
+    return moments(n, d, x, centre)
 
 
-def of_variants(users: pl.DataFrame, variants: Sequence[str]) -> list[Moments]:
-    """Of the users of each variant, around the mean of all of these. users: as of ``of_users``, with "variant"."""
-    some = users.filter(pl.col("variant").is_in(variants))
-    means = (some[name].mean() for name in _COLUMNS)
-    centre = Centre(*(float(mean) if isinstance(mean, float) else 0.0 for mean in means))
-    return [of_users(some.filter(pl.col("variant") == variant), centre) for variant in variants]
+def of_pair(users: pl.DataFrame, control: str, treatment: str) -> tuple[Moments, Moments]:
+    """Of the users of each of two variants, around the mean of both. users: as of ``of_users``, with "variant"."""
+    both = users.filter(pl.col("variant").is_in([control, treatment]))
+    centre = of_users(both).centre
+    a, b = (of_users(both.filter(pl.col("variant") == name), centre) for name in (control, treatment))
+    return a, b
 
 
 def contrast(control: Moments, treatment: Moments, share: float = 1.0) -> Contrast:

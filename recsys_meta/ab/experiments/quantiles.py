@@ -95,7 +95,7 @@ def order_statistics(values: Array, q: float) -> OrderStatistics:
     if first == last:
         masses[0] = 1.0
     kept, places = np.unique(ordered[first - 1 : last], return_inverse=True)
-    return OrderStatistics(kept, np.bincount(places, masses))
+    return OrderStatistics(kept, np.bincount(places, masses).astype(np.float64, copy=False))
 
 
 def _reached(share: float, a: OrderStatistics, b: OrderStatistics, moved: np.ufunc, apart: np.ufunc) -> float:

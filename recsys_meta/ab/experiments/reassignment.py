@@ -85,8 +85,8 @@ def false_alarms(
     columns = [*terms(n, d, x, centre), *(() if rows is None else rows)]
     sums, total = split_sums(np.stack(columns, 1), share, draws, seed)
     width = len(SUMS)
-    second = Moments(*sums[:, :width].T, centre)
-    first = Moments(*np.broadcast_to(total[:width, None], (width, draws)), centre).minus(second)
+    second = Moments.around(centre, sums[:, :width].T)
+    first = Moments.around(centre, np.broadcast_to(total[:width, None], (width, draws))).minus(second)
     found = [_told(metric.name, BY_USER, contrast(first, second).p_values(), len(n), level)]
     if rows is not None:
         p = _p_by_row(total[width:, None] - sums[:, width:].T, sums[:, width:].T)

@@ -120,7 +120,7 @@ def _called(users: Users, random: np.random.Generator, level: float) -> Array:
 
 def _moments(users: Users, counted: Array) -> Moments:
     added = terms(users.numerator, users.denominator, users.covariate, Centre())
-    return Moments(*((term * counted).sum(-1) for term in added))
+    return Moments.around(Centre(), ((term * counted).sum(-1) for term in added))
 
 
 def _p_by_row(control: Moments, treatment: Moments) -> Array:

@@ -17,15 +17,15 @@ from recsys_meta.ab.experiments.moments import (
     Moments,
     contrast,
     moments,
+    of_pair,
     of_users,
-    of_variants,
 )
 
 DIGITS = 1e-9
 
 
-def arms(users: pl.DataFrame) -> list[Moments]:
-    return of_variants(users, ["A", "B"])
+def arms(users: pl.DataFrame) -> tuple[Moments, Moments]:
+    return of_pair(users, "A", "B")
 
 
 def without(users: pl.DataFrame, *, ratio: bool, covariate: bool) -> pl.DataFrame:
@@ -153,7 +153,7 @@ def test_of_many_splits_at_once_each_is_as_alone() -> None:
     ]
     alone = [contrast(*pair) for pair in zip(*by_arm, strict=True)]
     stacked = [
-        Moments(*(np.stack(parts) for parts in zip(*(one.sums for one in arm), strict=True)), centre)
+        Moments.around(centre, (np.stack(parts) for parts in zip(*(one.sums for one in arm), strict=True)))
         for arm in by_arm
     ]
     together = contrast(*stacked)
