@@ -93,9 +93,11 @@ def analyse(settings: OffPolicySettings, name: str, analysis: AnalysisSettings) 
     models = models_of(settings, logs)
     drawn = resamples(int(logs.users.max()) + 1, settings.bootstrap_draws, settings.seed)
 
-    def valued(given: PolicySettings) -> OffPolicy:
+    def valued(given: PolicySettings, taken: str | None = None) -> OffPolicy:
         without = settings.logs.slates and settings.logs.filling == "without replacement"
         policy = policy_of(given, logs, actions, without_replacement=without)
+        if policy.name == taken:  # of two parts of one file, say
+            policy = policy._replace(name=f"{policy.name} (against)")
         arguments: dict[str, Any] = {
             "models": models,
             "estimators": settings.estimators or None,
@@ -112,7 +114,7 @@ def analyse(settings: OffPolicySettings, name: str, analysis: AnalysisSettings) 
     given = analysis.against or settings.against
     if given is None:
         return Analysed(target, None, None, quarantine)
-    against = valued(given)
+    against = valued(given, target.policy.name)
     return Analysed(target, against, compare(target, against, settings.interval, settings.level), quarantine)
 
 

@@ -182,6 +182,8 @@ def test_policies_are_called_by_their_file_or_as_they_are_told(folder, capsys):
     said = capsys.readouterr().out
     assert "'target.parquet' would earn" in said
     assert "'target.parquet' cannot be told from 'yesterday'" in said
+    run(folder, against=f"{{kind: table, path: {folder}/target.parquet, keys: [situation]}}")
+    assert "'target.parquet' cannot be told from 'target.parquet (against)'" in capsys.readouterr().out
 
 
 def test_logs_that_are_still_to_be_written_say_by_which_command(folder):
