@@ -21,7 +21,7 @@ from pipelines.settings import (
     TablePolicySettings,
 )
 from recsys_meta import ingest, store
-from recsys_meta.ab.estimators.registry import ESTIMATORS
+from recsys_meta.ab.estimators.registry import ESTIMATORS, refused
 from recsys_meta.ab.estimators.slates import SLATE_ESTIMATORS
 from recsys_meta.ab.intervals import resamples
 from recsys_meta.ab.logged_actions import PROPENSITY, LoggedActions, logged_actions, with_uniform_propensities
@@ -72,11 +72,18 @@ def analyses_of(settings: OffPolicySettings) -> Mapping[str, AnalysisSettings]:
 
 
 def check_estimators(settings: OffPolicySettings) -> None:
-    """Raises ConfigError for an estimator that nobody knows."""
+    """Raises ConfigError for an estimator that nobody knows, and for what is fixed and may not be."""
     known = [*SLATE_ESTIMATORS] if settings.logs.slates else [*ESTIMATORS]
     strange = [name for name in settings.estimators if name not in known]
+    problems = []
     if strange:
-        raise ConfigError([f"estimators: {strange} are not known here; expected some of {', '.join(known)}"])
+        problems.append(f"estimators: {strange} are not known here; expected some of {', '.join(known)}")
+    if settings.fixed and settings.logs.slates:
+        problems.append(f"fixed: {', '.join(settings.fixed)}: slates are valued, where no estimator is tuned")
+    else:
+        problems += [f"fixed: {problem}" for problem in refused(settings.fixed, settings.estimators)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def analyse(settings: OffPolicySettings, name: str, analysis: AnalysisSettings) -> Analysed:
@@ -86,9 +93,11 @@ def analyse(settings: OffPolicySettings, name: str, analysis: AnalysisSettings) 
     models = models_of(settings, logs)
     drawn = resamples(int(logs.users.max()) + 1, settings.bootstrap_draws, settings.seed)
 
-    def valued(given: PolicySettings) -> OffPolicy:
+    def valued(given: PolicySettings, taken: str | None = None) -> OffPolicy:
         without = settings.logs.slates and settings.logs.filling == "without replacement"
         policy = policy_of(given, logs, actions, without_replacement=without)
+        if policy.name == taken:  # of two parts of one file, say
+            policy = policy._replace(name=f"{policy.name} (against)")
         arguments: dict[str, Any] = {
             "models": models,
             "estimators": settings.estimators or None,
@@ -98,14 +107,14 @@ def analyse(settings: OffPolicySettings, name: str, analysis: AnalysisSettings) 
         }
         if settings.logs.slates:
             return slate_off_policy(logs, policy, filling=settings.logs.filling, **arguments)
-        return off_policy(logs, policy, **arguments)
+        return off_policy(logs, policy, fixed=settings.fixed, **arguments)
 
     target = valued(analysis.target or settings.target)
     log.info("%s: %s", name, target.verdict.word)
     given = analysis.against or settings.against
     if given is None:
         return Analysed(target, None, None, quarantine)
-    against = valued(given)
+    against = valued(given, target.policy.name)
     return Analysed(target, against, compare(target, against, settings.interval, settings.level), quarantine)
 
 
@@ -114,6 +123,10 @@ def read_logs(
 ) -> tuple[LoggedActions, pl.DataFrame, pl.Series | None]:
     """The checked logs of one analysis, what was set aside, and the actions where they are listed."""
     given = settings.logs
+    if given.written_by is not None and not given.path.exists():
+        raise ingest.InputError(
+            f"{given.path}: not found; first run the command that writes it: {given.written_by}"
+        )
     conditions = [condition for condition in (given.where, analysis.where) if condition is not None]
     where = " AND ".join(f"({condition})" for condition in conditions) or None
     actions = ids_of(settings.actions, ITEM_ID)
@@ -175,17 +188,22 @@ def policy_of(
             wanted = (given.probability, *given.keys)
             table = ingest.read_rows(source_of(given), wanted, ids).rename(names)
             probabilities = table[PROBABILITY].cast(pl.Float64, strict=False)
-            return from_table("table", table.with_columns(probabilities), given.keys, str(given.path.name))
+            name = given.name or given.path.name
+            return from_table(
+                name, table.with_columns(probabilities), given.keys, given.path.name if given.name else ""
+            )
         case ScoresPolicySettings():
             names = {given.user_id: USER_ID, given.item_id: ITEM_ID, given.score: "score"}
             table = ingest.read_rows(source_of(given), (given.score,), (given.user_id, given.item_id))
-            return softmax(of_users(table.rename(names), logs), given.temperature)
+            name = given.name or f"scores of {given.path.name}"
+            return softmax(of_users(table.rename(names), logs), given.temperature, name)
         case ColumnPolicySettings():
             return from_column(given.column)
         case LoggedPolicySettings():
             ids = (given.item_id, *(key for key in given.keys if key not in logs.context))
             table = ingest.read_rows(source_of(given), given.keys, ids)
-            return as_logged(table.rename({given.item_id: ITEM_ID}), given.keys)
+            name = given.name or f"as logged in {given.path.name}"
+            return as_logged(table.rename({given.item_id: ITEM_ID}), given.keys, name)
     return uniform(logs, actions, by_position=not without_replacement)
 
 

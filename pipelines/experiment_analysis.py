@@ -244,7 +244,6 @@ def rules_of(settings: ExperimentSettings, reading: Reading) -> Rules:
         settings.planned_days,
         settings.sample_ratio_alpha,
         settings.max_crossed_share,
-        settings.seed,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -118,8 +118,9 @@ def load(
 ) -> Loaded[S]:
     """The settings that these files give, the later over the earlier, the environment over files, overrides over all.
 
-    Mappings merge key by key; anything else replaces. Another ``class_path`` replaces its ``init_args`` too. Paths are
-    relative to the file that names them; those of overrides and of the environment to the current folder.
+    Mappings merge key by key; anything else replaces. Another ``class_path`` replaces its ``init_args`` too, and a policy of
+    another ``kind`` the whole policy (``KIND_REPLACES``). Paths are relative to the file that names them; those of overrides
+    and of the environment to the current folder.
 
     Args:
         model: the settings wanted.
@@ -134,17 +135,23 @@ def load(
     tree = Node({}, str(configs[0]) if configs else "command line")
     for config in configs:
         overlay = _read_file(config, problems)
-        tree = _merged(tree, overlay) if overlay else tree
+        tree = _merged(tree, overlay, (model,)) if overlay else tree
+    said = Node({}, "environment")
     for name, text in sorted((environment or {}).items()):
         if name.upper().startswith(ENVIRONMENT_PREFIX):
             key = name[len(ENVIRONMENT_PREFIX) :].replace("__", ".")
             overlay = _read_override(
                 key.lower() if name.isupper() else key, text, f"environment {name}", problems
             )
-            tree = _merged(tree, overlay) if overlay else tree
+            said = _merged(said, overlay, (model,)) if overlay else said
+    tree = _merged(tree, said, (model,))
+    said = Node(
+        {}, "command line"
+    )  # one thing said, so that a kind may stand before or after the keys that belong to it
     for key, text in overrides:
         overlay = _read_override(key, text, "command line", problems)
-        tree = _merged(tree, overlay) if overlay else tree
+        said = _merged(said, overlay, (model,)) if overlay else said
+    tree = _merged(tree, said, (model,))
     if problems:
         raise ConfigError(problems)
     try:
@@ -342,8 +349,8 @@ def _scalar(written: yaml.ScalarNode, folder: Path) -> bool | int | float | str 
     return Located(text, folder)
 
 
-def _merged(base: Node, overlay: Node) -> Node:
-    """The overlay over the base: mappings key by key, anything else whole."""
+def _merged(base: Node, overlay: Node, annotations: Sequence[object]) -> Node:
+    """The overlay over the base: mappings key by key, anything else whole. annotations: of what stands here."""
     if not isinstance(overlay.content, dict):
         return overlay
     content = base.content
@@ -355,9 +362,31 @@ def _merged(base: Node, overlay: Node) -> Node:
     before, after = merged.get("class_path"), overlay.content.get("class_path")
     if before and after and before.content != after.content:
         merged.pop("init_args", None)  # they were another class's
+    before, after = merged.get("kind"), overlay.content.get("kind")
+    if before and after and before.content != after.content and _kind_replaces(annotations):
+        return overlay
     for key, value in overlay.content.items():
-        merged[key] = _merged(merged[key], value) if key in merged else value
+        deeper = _annotations_at(annotations, key)
+        merged[key] = _merged(merged[key], value, deeper) if key in merged else value
     return Node(merged, base.place)
+
+
+def _kind_replaces(annotations: Sequence[object]) -> bool:
+    models = (model for one in annotations for model in _models(one))
+    return any(model.KIND_REPLACES for model in models if issubclass(model, Settings))
+
+
+def _annotations_at(annotations: Sequence[object], key: str) -> list[object]:
+    """What may stand under this key of what may stand here."""
+    found: list[object] = []
+    for one in annotations:
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            found += [one.model_fields[key].annotation] if key in one.model_fields else []
+        elif get_origin(one) is dict:
+            found.append(get_args(one)[1])
+        else:  # of a union, or of something annotated
+            found += _annotations_at(get_args(one), key)
+    return found
 
 
 # Explaining ---------------------------------------------------------------------------------------------------------

@@ -128,6 +128,9 @@ class Settings(BaseModel):
     PLACE: ClassVar[frozenset[str]] = (
         frozenset()
     )  # settings that say when and where a run is, and whether it may be published, not what it gives
+    KIND_REPLACES: ClassVar[bool] = (
+        False  # whether settings of another kind are other settings, with no key in common
+    )
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -977,7 +980,7 @@ class ExperimentSettings(ReadingSettings):
     PLACE: ClassVar[frozenset[str]] = frozenset({"workspace", "aa", "aa_draws"})
 
     workspace: FilePath = Field(description="folder for everything that is written; made where absent")
-    seed: NonNegativeInt = Field(default=7, description="of everything that is drawn")
+    seed: NonNegativeInt = Field(default=7, description="of the random splits of an A/A check")
     experiment: str | None = Field(
         default=None, description="name of the experiment; none: the only one in the table of exposures"
     )
@@ -1223,6 +1226,9 @@ class LogSettings(SourceSettings):
 
     item_id: str = Field(default="item_id", description="column of the item that was shown: the action")
     reward: str = Field(default="reward", description="column of what came of it, e.g. 1 for a click")
+    written_by: str | None = Field(
+        default=None, description="command that writes these logs, to be told where there are none yet"
+    )
     propensity: str | None = Field(
         default=None,
         description="column of the probability with which it was chosen (in a slate: given those above it); none: not known",
@@ -1282,11 +1288,13 @@ class LogSettings(SourceSettings):
 
 
 _POLICIES = "uniform, table, scores, logged or column"
+_NAME = "what reports call it; none: by its file"
 
 
 class ColumnPolicySettings(Settings):
     """A policy of which the logs hold how probable it makes each logged action: no model of its value, hence no DM and DR."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     kind: Literal["column"] = Field(description=_POLICIES)
     column: str = Field(
         description="column of the logs with that probability; in a slate: given the items above"
@@ -1296,13 +1304,16 @@ class ColumnPolicySettings(Settings):
 class UniformPolicySettings(Settings):
     """Every action of a position alike."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     kind: Literal["uniform"] = Field(description=_POLICIES)
 
 
 class TablePolicySettings(SourceSettings):
     """A policy whose probabilities are written down."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     kind: Literal["table"] = Field(description=_POLICIES)
+    name: str | None = Field(default=None, min_length=1, description=_NAME)
     keys: tuple[str, ...] = Field(
         default=(), description="columns that tell situations apart: user_id, position, or of the context"
     )
@@ -1313,7 +1324,9 @@ class TablePolicySettings(SourceSettings):
 class ScoresPolicySettings(SourceSettings):
     """What a run published for each user, drawn from by a softmax over the scores."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     kind: Literal["scores"] = Field(description=_POLICIES)
+    name: str | None = Field(default=None, min_length=1, description=_NAME)
     user_id: str = Field(default="user_id", description="column of the user's id")
     item_id: str = Field(default="item_id", description="column of the item's id")
     score: str = Field(default="score", description="column of the score")
@@ -1325,7 +1338,9 @@ class ScoresPolicySettings(SourceSettings):
 class LoggedPolicySettings(SourceSettings):
     """What another behaviour did: the shares of the actions in its own logs."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     kind: Literal["logged"] = Field(description=_POLICIES)
+    name: str | None = Field(default=None, min_length=1, description=_NAME)
     keys: tuple[str, ...] = Field(
         default=(), description="columns that tell situations apart: position, or of the context"
     )
@@ -1390,6 +1405,10 @@ class OffPolicySettings(Settings):
     )
     estimators: tuple[str, ...] = Field(
         default=(), description="names of those wanted; none: all that can be computed"
+    )
+    fixed: dict[str, FiniteFloat] = Field(
+        default={},
+        description="estimators that tune a threshold or a shrinkage, and what it is to be instead, e.g. Switch-DR: 1",
     )
     reward_model: RewardModelSettings = Field(
         default=RewardModelSettings(), description="the model behind DM and DR"

@@ -272,7 +272,13 @@ def write_configs(settings: SimulateSettings, night: NightSettings) -> dict[str,
     """The configs of the analyses, as anybody would write them for the tables beside them."""
     logs = {"path": "logged_actions.parquet", "propensity": "propensity", "user_id": USER_ID}
     target, against = (
-        {"kind": "table", "path": "pools.parquet", "where": f"variant = '{name}'", "keys": [USER_ID]}
+        {
+            "kind": "table",
+            "name": name,
+            "path": "pools.parquet",
+            "where": f"variant = '{name}'",
+            "keys": [USER_ID],
+        }
         for name in (TREATMENT, CONTROL)
     )
     contents: dict[str, Summary] = {

@@ -22,7 +22,7 @@ from recsys_meta.ab.estimators.sample import (
 from recsys_meta.ab.intervals import Kind, Resamples, interval, resamples
 from recsys_meta.ab.logged_actions import POSITION, LoggedActions, Origin
 from recsys_meta.ab.policies import Policy, supported_share, target_probabilities
-from recsys_meta.ab.verdict import AGREEMENT, Limits, Verdict, judge
+from recsys_meta.ab.verdict import AGREEMENT, WORDS, WORTH, Limits, Verdict, judge
 
 DEFAULT_KIND: Kind = "studentized"  # docs/offline_ab.md says by what measurement
 ANSWERS: Sequence[str] = ("DR", "SNIPS", "Replay")  # which estimate is the answer: the first that there is
@@ -36,9 +36,9 @@ ESTIMATES: Mapping[str, type[pl.DataType]] = {
     "standard_error": pl.Float64,
     "interval": pl.String,  # kind
     "level": pl.Float64,
-    "setting": pl.Float64,  # what a tuned estimator chose; null elsewhere
+    "setting": pl.Float64,  # what a tuned estimator chose, or what was fixed; null elsewhere
     "is_answer": pl.Boolean,  # false for all where the verdict is "not identified"
-    "note": pl.String,
+    "note": pl.String,  # what the interval does not know, and what it is worth where the verdict is not "trustworthy"
 }
 
 
@@ -90,17 +90,19 @@ def off_policy(
     draws: int = 1000,
     seed: int = 0,
     limits: Limits | None = None,
+    fixed: Mapping[str, float] | None = None,
 ) -> OffPolicy:
     """Everything that the logs say about a policy.
 
     models: for DM, DR and their kin; None: these are left out.
     estimators: names of those wanted; None: all that can be computed.
+    fixed: settings of tuned estimators that are not to be chosen from the logs, by name, such as {"Switch-DR": 1.0}.
     drawn: resamples of the users; the same ones make several policies comparable. None: drawn here.
     """
     sample = sample_of(logs, policy, models, estimators)
     drawn = drawn or resamples(int(sample.users.max()) + 1, draws, seed)
     found = [
-        (estimator.name, estimator.contributions(sample), estimator.note)
+        (estimator.name, *estimator.applied(sample, fixed or {}))
         for estimator in available(sample)
         if estimators is None or estimator.name in estimators
     ]
@@ -141,7 +143,7 @@ def evaluated(
         sums[name] = user_sums(contributions, sample.users, n_users)
         row = _row(policy.name, name, sums[name], kind, drawn, level)
         is_answer = verdict.answers and name == answer
-        said = AGREEMENT if sample.propensities is None else note
+        said = AGREEMENT if sample.propensities is None else _joined(note, WORTH[verdict.word])
         rows.append(row | {"setting": contributions.setting, "is_answer": is_answer, "note": said})
     weights = weight_distribution(sample.weights if sample.propensities is not None else np.empty(0))
     behind = per_user(sample.users, None, n_users)
@@ -159,12 +161,13 @@ def compare(
     names = [name for name in left.sums if name in right.sums]
     answers = [*left.estimates.filter("is_answer")["estimator"], *ANSWERS]
     answer = next((name for name in answers if name in names), None)
+    worse = max(left, right, key=lambda found: WORDS.index(found.verdict.word))
     rows = []
     for name in names:
         sums = difference(left.sums[name], right.sums[name], left.rows)
         row = _row(f"{left.policy.name} - {right.policy.name}", name, sums, kind, left.drawn, level)
         is_answer = name == answer and left.verdict.answers and right.verdict.answers
-        note = left.estimates.filter(pl.col("estimator") == name)["note"].item()
+        note = worse.estimates.filter(pl.col("estimator") == name)["note"].item()
         rows.append(row | {"setting": None, "is_answer": is_answer, "note": note})
     return pl.DataFrame(rows, schema=dict(ESTIMATES))
 
@@ -219,6 +222,10 @@ def _row(
         "interval": kind,
         "level": level,
     }
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _finite(value: float) -> float | None:

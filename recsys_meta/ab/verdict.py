@@ -4,13 +4,23 @@ The limits are meant so that the default interval covers what it promises where 
 ``recsys_meta.ab.coverage`` measures it on worlds with a known answer; docs/offline_ab.md says for which that has been done.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from recsys_meta.ab.diagnostics import Diagnostics, Overlap
 
 Word = Literal["trustworthy", "doubtful", "not identified"]
 
+WORDS: tuple[Word, ...] = get_args(Word)  # the better first
 AGREEMENT = "agreement with what the old system showed, not a causal estimate"
+
+
+# What an interval is worth under a verdict; docs/offline_ab.md has how often intervals held the truth.
+WORTH: Mapping[Word, str] = {
+    "trustworthy": "",
+    "doubtful": "nominal: where the verdict is doubtful, intervals may hold the truth less often than they say",
+    "not identified": "nominal: not identified, so the interval says nothing of where the truth lies",
+}
 
 
 class Limits(NamedTuple):

@@ -89,7 +89,7 @@ def _told(found: OffPolicy) -> list[str]:
 
 
 def _estimate_lines(estimates: pl.DataFrame) -> list[str]:
-    lines = ["| estimator | value | interval | kind | chosen | |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| estimator | value | interval | kind | setting | |", "| --- | --- | --- | --- | --- | --- |"]
     for row in estimates.iter_rows(named=True):
         name = f"**{row['estimator']}**" if row["is_answer"] else row["estimator"]
         kind = f"{row['interval']} {row['level']:.0%}"
@@ -235,7 +235,7 @@ def estimate_table(estimates: pl.DataFrame) -> str:
         note = f"<div style='white-space:normal;text-align:left'>{escape(row['note'])}</div>"
         cells = [(_number(row["value"]), ""), (interval, ""), (_setting(row), ""), (note, "")]
         body.append((row["estimator"], cells))
-    return table(["", "value", "interval", "chosen", "what the interval does not know"], body, strong=strong)
+    return table(["", "value", "interval", "setting", "what the interval does not know"], body, strong=strong)
 
 
 def _box(told: Told, found: OffPolicy) -> str:

@@ -1,7 +1,7 @@
 """Serves nights in forked processes, for a test that kills them: what a night imports is imported once.
 
-A line of JSON each: the workspace, and the change of the file system before which the process ends without any farewell,
-by words that stand in it. Answers with the exit code.
+A line of JSON each: the workspace, settings that differ from ``night.yaml``, and the change of the file system before which the
+process ends without any farewell, by words that stand in it. Answers with the exit code.
 """
 
 import json
@@ -19,7 +19,7 @@ from pipelines.settings import NightSettings
 from recsys_meta.training import fitting  # noqa: F401 - not once a night
 
 
-def night(workspace: str, die_before: list[str] | None) -> None:
+def night(workspace: str, settings: list[list[str]], die_before: list[str] | None) -> None:
     """One night of ``night.yaml`` in the working directory, killed where it is told."""
 
     def die(number: int, change: str) -> None:
@@ -28,7 +28,7 @@ def night(workspace: str, die_before: list[str] | None) -> None:
 
     at_each_change(die)
     torch.set_num_threads(1)
-    loaded = load(NightSettings, [Path("night.yaml")], [("workspace", workspace)])
+    loaded = load(NightSettings, [Path("night.yaml")], [("workspace", workspace), *map(tuple, settings)])
     nightly.nightly(loaded.settings, loaded.fingerprint)
 
 
@@ -38,7 +38,7 @@ for line in sys.stdin:
         code = 70
         try:
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for the answers
-            night(task["workspace"], task["die_before"])
+            night(task["workspace"], task["settings"], task["die_before"])
             code = 0
         finally:
             os._exit(code)

@@ -131,6 +131,67 @@ def test_estimators_that_are_named_are_all_that_is_computed(folder):
         run(folder, estimators="[SNIPPS]")
 
 
+def test_a_setting_that_is_fixed_is_not_tuned_and_told(folder, capsys):
+    found = run(folder, fixed="{Switch-DR: 0.0, clipped IPS: 1000000}")["all"]
+    assert found["switch_dr"] == pytest.approx(found["dm"], rel=1e-12)
+    assert found["clipped_ips"] == pytest.approx(found["ipw"], rel=1e-12)
+    assert "threshold fixed at 0: the interval does not know the bias" in capsys.readouterr().out
+    with pytest.raises(ConfigError) as told:
+        run(folder, estimators="[IPS, SNIPPS]", fixed="{Switch-DR: -1, IPS: 1}")
+    assert [problem.split(":")[0] for problem in told.value.problems] == ["estimators", "fixed", "fixed"]
+
+
+def test_where_the_verdict_is_not_trustworthy_every_row_says_what_its_interval_is_worth(folder):
+    def notes() -> dict[str, str]:
+        (written,) = (folder / "out" / "off_policy").glob("*/estimates.parquet")
+        table = pl.read_parquet(written)
+        written.unlink()
+        return dict(table.select(pl.concat_str("policy", "estimator", separator=": "), "note").iter_rows())
+
+    assert run(folder)["all"]["verdict"] == "trustworthy"
+    assert not any("nominal" in note for note in notes().values())
+    pl.read_parquet(folder / "logs.parquet").head(250).write_parquet(folder / "logs.parquet")
+    found = run(folder, against="{kind: uniform}")["all"]
+    assert found["verdict"] == "doubtful"
+    said = notes()
+    assert len(said) == 33
+    assert all("nominal: " in note for note in said.values())
+
+
+def test_a_policy_of_another_kind_takes_the_place_of_the_whole_policy(folder):
+    assert run(folder, **{"target.kind": "uniform"})["all"] == run(folder, target="{kind: uniform}")["all"]
+    (folder / "over.yaml").write_text("target: {kind: uniform}\nanalyses: {one: {target: {kind: uniform}}}\n")
+    loaded = load(
+        OffPolicySettings,
+        [folder / "ope.yaml", folder / "over.yaml"],
+        [
+            ("analyses.one.target.keys", "[situation]"),  # before the kind that it belongs to, or after
+            ("analyses.one.target.kind", "table"),
+            ("analyses.one.target.path", str(folder / "target.parquet")),
+        ],
+    ).settings
+    assert loaded.target.kind == "uniform"
+    assert loaded.analyses["one"].target.keys == ("situation",)
+    with pytest.raises(ConfigError, match=r"target\.path: is missing"):
+        run(folder, **{"target.kind": "scores"})
+    assert run(folder, **{"reward_model.kind": "none"})["all"]["answer"]["estimator"] == "SNIPS"
+
+
+def test_policies_are_called_by_their_file_or_as_they_are_told(folder, capsys):
+    run(folder, against=f"{{kind: table, path: {folder}/target.parquet, keys: [situation], name: yesterday}}")
+    said = capsys.readouterr().out
+    assert "'target.parquet' would earn" in said
+    assert "'target.parquet' cannot be told from 'yesterday'" in said
+    run(folder, against=f"{{kind: table, path: {folder}/target.parquet, keys: [situation]}}")
+    assert "'target.parquet' cannot be told from 'target.parquet (against)'" in capsys.readouterr().out
+
+
+def test_logs_that_are_still_to_be_written_say_by_which_command(folder):
+    with pytest.raises(InputError, match=r"none.parquet: not found; first run .*: recsys-meta simulate"):
+        run(folder, **{"logs.path": "none.parquet", "logs.written_by": "recsys-meta simulate"})
+    assert run(folder, **{"logs.written_by": "recsys-meta simulate"})["all"]["verdict"] == "trustworthy"
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -399,8 +399,8 @@ MOMENTS = (
 
 
 @pytest.fixture
-def nights(world: Path) -> Iterator[Callable[[str, list[str] | None], int]]:
-    """Runs a night in a process of its own: workspace, where it is to be killed; gives how the process ended."""
+def nights(world: Path) -> Iterator[Callable[..., int]]:
+    """Runs a night in a process of its own: workspace, where it is to be killed, settings; gives how the process ended."""
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("killed_night.py"))],
         cwd=world,
@@ -413,8 +413,9 @@ def nights(world: Path) -> Iterator[Callable[[str, list[str] | None], int]]:
         assert server.stdout is not None
         stdin, stdout = server.stdin, server.stdout
 
-        def night(workspace: str, die_before: list[str] | None = None) -> int:
-            stdin.write(json.dumps({"workspace": workspace, "die_before": die_before}) + "\n")
+        def night(workspace: str, die_before: list[str] | None = None, *settings: tuple[str, str]) -> int:
+            task = {"workspace": workspace, "settings": settings, "die_before": die_before}
+            stdin.write(json.dumps(task) + "\n")
             stdin.flush()
             return int(stdout.readline())
 
@@ -430,3 +431,24 @@ def test_a_night_killed_anywhere_and_run_again_publishes_what_an_undisturbed_one
     assert nights("workspace") == 0
     for name in ("scores", "user_status"):
         assert published(world, name).equals(published(world, name, "undisturbed"))
+
+
+def test_a_night_of_slates_killed_between_its_parts_shows_the_slates_of_an_undisturbed_one(
+    world, nights
+) -> None:
+    assert nights("undisturbed", None, SLATE) == 0
+    for moment, parts in (
+        (["os.rename", "finished", "000000.json"], []),  # the first part drawn, but not said to be
+        (["open", "scores", "000001.parquet"], [0]),  # between the first part and the second
+        (["open", "user_status", "000001.parquet"], [0]),  # the slates of the second written
+        (["open", "scores", "000002.parquet"], [0, 1]),
+        (["os.rename", "publication-0001"], [0, 1, 2]),
+    ):
+        assert nights("workspace", moment, SLATE) == -signal.SIGKILL, moment
+        [run] = store.Workspace(world / "workspace").runs()
+        assert sorted(run.shards()) == parts
+    assert nights("workspace", None, SLATE) == 0
+    slates = published(world, "scores")
+    assert slates["propensity"].n_unique() > 60  # drawn, and not the lists of the best
+    assert slates.equals(published(world, "scores", "undisturbed"))
+    assert published(world, "user_status").equals(published(world, "user_status", "undisturbed"))

@@ -40,14 +40,18 @@ def self_normalized_doubly_robust(sample: Sample) -> Contributions:
     return Contributions(weights * _residuals(sample), weights, direct=_given(sample.model_value))
 
 
-def switch_doubly_robust(sample: Sample) -> Contributions:
-    """DR that leaves large weights to the model."""
-    return chosen(sample, switching(sample.weights), lambda weights: _corrected(sample, weights))
+def switch_doubly_robust(sample: Sample, setting: float | None = None) -> Contributions:
+    """DR that leaves to the model what weighs more than a threshold, which the logs choose or which is given."""
+    return chosen(
+        sample, switching(sample.weights), lambda weights: _corrected(sample, weights), setting=setting
+    )
 
 
-def shrunk_doubly_robust(sample: Sample) -> Contributions:
-    """DR with weights shrunk optimistically."""
-    return chosen(sample, shrinking(sample.weights), lambda weights: _corrected(sample, weights), slope)
+def shrunk_doubly_robust(sample: Sample, setting: float | None = None) -> Contributions:
+    """DR with weights shrunk optimistically, by as much as the logs choose, or as is given."""
+    return chosen(
+        sample, shrinking(sample.weights), lambda weights: _corrected(sample, weights), slope, setting
+    )
 
 
 def more_robust_doubly_robust(sample: Sample) -> Contributions:

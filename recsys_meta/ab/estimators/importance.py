@@ -27,16 +27,18 @@ def snips(sample: Sample) -> Contributions:
     return Contributions(weights * sample.rewards, weights)
 
 
-def clipped_ips(sample: Sample) -> Contributions:
-    """IPS whose weights end at a threshold that the logs choose."""
-    return chosen(sample, clipping(sample.weights), lambda weights: Contributions(weights * sample.rewards))
+def clipped_ips(sample: Sample, setting: float | None = None) -> Contributions:
+    """IPS whose weights end at a threshold that the logs choose, or at the one given."""
+    return chosen(sample, clipping(sample.weights), _weighted_rewards(sample), setting=setting)
 
 
-def sub_gaussian_ips(sample: Sample) -> Contributions:
-    """IPS whose weights are bent smoothly."""
-    return chosen(
-        sample, sub_gaussian_weights(sample.weights), lambda weights: Contributions(weights * sample.rewards)
-    )
+def sub_gaussian_ips(sample: Sample, setting: float | None = None) -> Contributions:
+    """IPS whose weights are bent smoothly, by as much as the logs choose, or as is given."""
+    return chosen(sample, sub_gaussian_weights(sample.weights), _weighted_rewards(sample), setting=setting)
+
+
+def _weighted_rewards(sample: Sample) -> Callable[[Numbers], Contributions]:
+    return lambda weights: Contributions(weights * sample.rewards)
 
 
 def chosen(
@@ -44,9 +46,12 @@ def chosen(
     candidates: Candidates,
     estimator: Callable[[Numbers], Contributions],
     select: Callable[[Sequence[UserSums]], int] = least_error,
+    setting: float | None = None,
 ) -> Contributions:
-    """The contributions under the setting that is selected, by estimates whose errors are clustered by user."""
+    """The contributions under the setting that is given, or selected by estimates whose errors are clustered by user."""
     weights, n_users = sample.weights, int(sample.users.max()) + 1
+    if setting is not None:
+        return estimator(candidates.shrinkage(weights, setting))._replace(setting=setting)
     tried = [
         user_sums(estimator(candidates.shrinkage(weights, setting)), sample.users, n_users)
         for setting in candidates.settings

@@ -27,7 +27,7 @@ from math import log
 import numpy as np
 import polars as pl
 
-from recsys_meta.ab.experiments.moments import Array, Contrast, Moments, contrast
+from recsys_meta.ab.experiments.moments import SUMS, Array, Centre, Contrast, Moments, contrast
 from recsys_meta.tables import USER_ID
 
 
@@ -52,20 +52,29 @@ def p_values(z: Array, time: Array, tightest: float, level: float) -> Array:
 
 
 def cumulative_moments(moves: pl.DataFrame, variants: list[str]) -> tuple[pl.Series, dict[str, Moments]]:
-    """The days, and of every variant the moments of its users until the end of each day, [days].
+    """The days, and of every variant the moments of its users until the end of each day, [days], around the mean on the last one.
 
     moves: what ``measuring.steps`` gives. One pass over the rows: what a day adds to a sum of squares is the new square of a user
-    without the old one.
+    without the old one, of which there is none on the day of its entry.
     """
-    after = moves.sort(USER_ID, "day").with_columns(
-        now_n=pl.col("numerator").cum_sum().over(USER_ID), now_d=pl.col("denominator").cum_sum().over(USER_ID)
-    )
     n, d, x, entry = (pl.col(name) for name in ("numerator", "denominator", "covariate", "entry"))
-    now_n, now_d = pl.col("now_n"), pl.col("now_d")
+    centre = centre_of(moves.filter(pl.col("variant").is_in(variants)))
+    now_n, now_d, was_n, was_d = (pl.col(name) for name in ("now_n", "now_d", "was_n", "was_d"))
+    after = (
+        moves.sort(USER_ID, "day")
+        .with_columns(
+            x=x - centre.x,
+            now_n=n.cum_sum().over(USER_ID) - centre.n,
+            now_d=d.cum_sum().over(USER_ID) - centre.d,
+        )
+        .with_columns(was_n=(now_n - n) * (1.0 - entry), was_d=(now_d - d) * (1.0 - entry))
+    )
+    x = pl.col("x")
+    moved_n, moved_d = n - entry * centre.n, d - entry * centre.d
     added = after.group_by("variant", "day").agg(
-        users=entry.sum(), n=n.sum(), d=d.sum(), x=(entry * x).sum(),
-        nn=(now_n**2 - (now_n - n) ** 2).sum(), dd=(now_d**2 - (now_d - d) ** 2).sum(), xx=(entry * x**2).sum(),
-        nd=(now_n * now_d - (now_n - n) * (now_d - d)).sum(), nx=(n * x).sum(), dx=(d * x).sum(),
+        users=entry.sum(), n=moved_n.sum(), d=moved_d.sum(), x=(entry * x).sum(),
+        nn=(now_n**2 - was_n**2).sum(), dd=(now_d**2 - was_d**2).sum(), xx=(entry * x**2).sum(),
+        nd=(now_n * now_d - was_n * was_d).sum(), nx=(moved_n * x).sum(), dx=(moved_d * x).sum(),
     )  # fmt: skip
     days = added["day"].unique().sort()
     found = {}
@@ -76,10 +85,21 @@ def cumulative_moments(moves: pl.DataFrame, variants: list[str]) -> tuple[pl.Ser
             how="left",
             maintain_order="left",
         )
-        found[variant] = Moments(
-            *(of_days[name].fill_null(0.0).cum_sum().to_numpy() for name in Moments._fields)
+        found[variant] = Moments.around(
+            centre, (of_days[name].fill_null(0.0).cum_sum().to_numpy() for name in SUMS)
         )
     return days, found
+
+
+def centre_of(moves: pl.DataFrame) -> Centre:
+    """The means over all users at the end. moves: as of ``cumulative_moments``."""
+    users, *totals = moves.select(
+        pl.col("entry").sum(),
+        pl.col("numerator").sum(),
+        pl.col("denominator").sum(),
+        (pl.col("entry") * pl.col("covariate")).sum().alias("covariate"),
+    ).row(0)
+    return Centre(*(total / users for total in totals)) if users else Centre()
 
 
 def looks(

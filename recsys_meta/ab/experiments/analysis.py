@@ -10,7 +10,7 @@ from recsys_meta.ab.experiments.always_valid import looks
 from recsys_meta.ab.experiments.comparing import Compared, Correction, compare, corrected, sample_ratio
 from recsys_meta.ab.experiments.measuring import totals
 from recsys_meta.ab.experiments.metrics import Metric
-from recsys_meta.ab.experiments.moments import Moments, contrast, of_users
+from recsys_meta.ab.experiments.moments import contrast, of_pair
 from recsys_meta.tables import USER_ID
 
 EVERYBODY = "all users"
@@ -62,7 +62,6 @@ class Rules(NamedTuple):
     planned_days: float = 14.0  # after so many days' worth of data the always-valid band is narrowest
     sample_ratio_alpha: float = 0.001  # a smaller p-value of the sample ratio refuses the verdict
     max_crossed_share: float = 0.01  # so does a larger share of users seen in several variants
-    seed: int = 0  # of the draws behind quantiles
 
 
 class Analysis(NamedTuple):
@@ -161,7 +160,7 @@ def _effects(
     for metric in metrics:
         table = moves[metric.name]
         users = totals(table)
-        once = compare(users, metric, control, treatment, level=rules.level, seed=rules.seed)
+        once = compare(users, metric, control, treatment, level=rules.level)
         row: dict[str, object] = {
             "treatment": treatment,
             "segment": segment,
@@ -202,19 +201,11 @@ def _renamed(once: Compared) -> dict[str, object]:
     return found
 
 
-def _arms(users: pl.DataFrame, control: str, treatment: str) -> tuple[Moments, Moments]:
-    """Of control and treatment."""
-    return (
-        of_users(users.filter(pl.col("variant") == control)),
-        of_users(users.filter(pl.col("variant") == treatment)),
-    )
-
-
 def _second_look(
     users: pl.DataFrame, metric: Metric, control: str, treatment: str, rules: Rules
 ) -> dict[str, object]:
     """What the standard error says beside the interval."""
-    found = contrast(*_arms(users, control, treatment))
+    found = contrast(*of_pair(users, control, treatment))
     critical = float(stats.t.isf((1.0 - rules.level) / 2.0, found.degrees))
     return {
         "minimum_detectable": (critical + float(stats.norm.ppf(rules.power))) * float(found.error),
@@ -245,7 +236,7 @@ def _guardrail(
     height = 1.0 if (once.control or 0.0) >= 0.0 else -1.0  # below zero, worse lies further from it
     share = 1.0 - sign * height * metric.margin
     if rules.reading == "once":
-        found = contrast(*_arms(users, control, treatment), share)
+        found = contrast(*of_pair(users, control, treatment), share)
         low, high = (float(edge) for edge in found.interval(rules.level))
     else:
         seen = looks(

@@ -32,16 +32,16 @@ class Compared(NamedTuple):
 
 
 def compare(
-    users: pl.DataFrame, metric: Metric, control: str, treatment: str, *, level: float = 0.95, seed: int = 0
+    users: pl.DataFrame, metric: Metric, control: str, treatment: str, *, level: float = 0.95
 ) -> Compared:
-    """Compares two variants by one metric. users: what ``measuring.totals`` gives for it; seed: of a quantile's draws."""
+    """Compares two variants by one metric. users: what ``measuring.totals`` gives for it."""
     arms = [users.filter(pl.col("variant") == variant) for variant in (control, treatment)]
     counts = (arms[0].height, arms[1].height)
     if min(counts) < 2:
         return Compared(*counts, *[None] * 9)
     if metric.kind == "quantile":
         values = [arm["numerator"].to_numpy() for arm in arms]
-        found = quantile_difference(values[0], values[1], metric.quantile, level=level, seed=seed)
+        found = quantile_difference(values[0], values[1], metric.quantile, level=level)
         effect = found.treatment - found.control
         relative = effect / found.control if found.control else None
         numbers = [found.control, found.treatment, effect, found.low, found.high, relative]

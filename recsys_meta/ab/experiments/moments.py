@@ -6,11 +6,15 @@ A metric is R = mean(N) / mean(D) over the users of a variant, with D = 1 where 
     CUPED: R - theta (mean(X) - mean(X of all)),     theta = cov(R, X) / s_XX over both variants,
            of variance                               var(R) + theta^2 s_XX - 2 theta cov(R, X)
 
+Sums are of what users are away from one common centre near their mean: squares of large numbers that hardly differ would cancel.
+The centre is the same in all that is added up or taken away, so it says nothing of its own.
+
 Deng, Xu, Kohavi, Walker (2013), Improving the Sensitivity of Online Controlled Experiments by Utilizing Pre-Experiment Data;
 Deng, Knoblich, Lu (2018), Applying the Delta Method in Metric Analytics. The same as tea-tasting computes from a table of users;
 here on arrays, so that a day or a random split is one more element.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +24,19 @@ from scipy import stats
 
 Array = npt.NDArray[np.float64]
 
+_COLUMNS = ("numerator", "denominator", "covariate")
+
+
+class Centre(NamedTuple):
+    """What numerator, denominator and covariate are counted from."""
+
+    n: float = 0.0
+    d: float = 0.0
+    x: float = 0.0
+
 
 class Moments(NamedTuple):
-    """Sums over users, each an array of the same shape [...]."""
+    """Sums over users of n, d and x away from the centre, and of their products, each an array of the same shape [...]."""
 
     users: Array
     n: Array
@@ -34,14 +48,39 @@ class Moments(NamedTuple):
     nd: Array
     nx: Array
     dx: Array
+    centre: Centre = Centre()
+
+    @classmethod
+    def around(cls, centre: Centre, sums: Iterable[Array]) -> "Moments":
+        """Those of sums in the order of SUMS."""
+        users, n, d, x, nn, dd, xx, nd, nx, dx = sums
+        return cls(users, n, d, x, nn, dd, xx, nd, nx, dx, centre)
+
+    @property
+    def sums(self) -> tuple[Array, ...]:
+        """All but the centre, in the order of SUMS."""
+        return self.users, self.n, self.d, self.x, self.nn, self.dd, self.xx, self.nd, self.nx, self.dx
 
     def plus(self, other: "Moments") -> "Moments":
-        """Those of both."""
-        return Moments(*(mine + its for mine, its in zip(self, other, strict=True)))
+        """Those of both. Raises ValueError where the other's centre is another."""
+        self._same_centre(other)
+        return Moments.around(
+            self.centre, (mine + its for mine, its in zip(self.sums, other.sums, strict=True))
+        )
 
     def minus(self, other: "Moments") -> "Moments":
-        """Those of the rest."""
-        return Moments(*(mine - its for mine, its in zip(self, other, strict=True)))
+        """Those of the rest. Raises ValueError where the other's centre is another."""
+        self._same_centre(other)
+        return Moments.around(
+            self.centre, (mine - its for mine, its in zip(self.sums, other.sums, strict=True))
+        )
+
+    def _same_centre(self, other: "Moments") -> None:
+        if self.centre != other.centre:
+            raise ValueError(f"sums around {self.centre} and {other.centre}; expected one centre for both")
+
+
+SUMS = Moments._fields[:-1]
 
 
 class Contrast(NamedTuple):
@@ -66,17 +105,31 @@ class Contrast(NamedTuple):
         return self.effect - half, self.effect + half
 
 
-def moments(n: Array, d: Array, x: Array) -> Moments:
-    """Of one group of users. n, d, x: [U], numerator, denominator, covariate."""
-    one = np.ones_like(n)
-    return Moments(
-        *(np.asarray(term.sum()) for term in (one, n, d, x, n * n, d * d, x * x, n * d, n * x, d * x))
-    )
+def terms(n: Array, d: Array, x: Array, centre: Centre) -> tuple[Array, ...]:
+    """What every user adds to the SUMS, of the shape of n."""
+    n, d, x = n - centre.n, d - centre.d, x - centre.x
+    return np.ones_like(n), n, d, x, n * n, d * d, x * x, n * d, n * x, d * x
 
 
-def of_users(users: pl.DataFrame) -> Moments:
-    """Of a table of users with "numerator", "denominator" and "covariate"."""
-    return moments(*(users[name].to_numpy() for name in ("numerator", "denominator", "covariate")))
+def moments(n: Array, d: Array, x: Array, centre: Centre | None = None) -> Moments:
+    """Of one group of users. n, d, x: [U], numerator, denominator, covariate. centre: none for the mean of the group itself."""
+    if centre is None:
+        centre = Centre(*(float(part.mean()) if len(part) else 0.0 for part in (n, d, x)))
+    return Moments.around(centre, (np.asarray(term.sum()) for term in terms(n, d, x, centre)))
+
+
+def of_users(users: pl.DataFrame, centre: Centre | None = None) -> Moments:
+    """Of a table of users with "numerator", "denominator" and "covariate". centre: as of ``moments``."""
+    n, d, x = (users[name].to_numpy() for name in _COLUMNS)
+    return moments(n, d, x, centre)
+
+
+def of_pair(users: pl.DataFrame, control: str, treatment: str) -> tuple[Moments, Moments]:
+    """Of the users of each of two variants, around the mean of both. users: as of ``of_users``, with "variant"."""
+    both = users.filter(pl.col("variant").is_in([control, treatment]))
+    centre = of_users(both).centre
+    a, b = (of_users(both.filter(pl.col("variant") == name), centre) for name in (control, treatment))
+    return a, b
 
 
 def contrast(control: Moments, treatment: Moments, share: float = 1.0) -> Contrast:
@@ -99,7 +152,8 @@ def contrast(control: Moments, treatment: Moments, share: float = 1.0) -> Contra
             mean_t - share * mean_c,
             np.sqrt(squared),
             degrees,
-            both.d**2 * squared,  # (users x mean denominator)^2 x variance of the mean
+            (both.d + both.users * both.centre.d) ** 2
+            * squared,  # (users x mean denominator)^2 x variance of the mean
             1.0 - squared / plain,
         )
 
@@ -119,8 +173,8 @@ def _ratio(m: Moments) -> tuple[Array, Array, Array, Array]:
         result: Array = (product - left * right / m.users) / (m.users - 1.0)
         return result
 
-    mean_d = m.d / m.users
-    ratio = m.n / m.d
+    mean_d = m.centre.d + m.d / m.users
+    ratio = (m.centre.n + m.n / m.users) / mean_d
     variance = (
         s(m.n, m.n, m.nn) - 2.0 * ratio * s(m.n, m.d, m.nd) + ratio**2 * s(m.d, m.d, m.dd)
     ) / mean_d**2

@@ -13,7 +13,7 @@ import polars as pl
 from scipy import stats
 
 from recsys_meta.ab.experiments.metrics import Metric
-from recsys_meta.ab.experiments.moments import Array, Moments, contrast
+from recsys_meta.ab.experiments.moments import SUMS, Array, Moments, contrast, moments, terms
 from recsys_meta.tables import USER_ID
 
 _CELLS_AT_ONCE = 2**22  # of the matrix of splits by users: 32 MiB
@@ -81,13 +81,12 @@ def false_alarms(
     if metric.kind == "quantile":
         raise ValueError(f"{metric.name}: expected a mean or a ratio; a quantile has no sums to split")
     n, d, x = (users[name].to_numpy() for name in ("numerator", "denominator", "covariate"))
-    one = np.ones_like(n)
-    columns = [one, n, d, x, n * n, d * d, x * x, n * d, n * x, d * x]
-    columns += [] if rows is None else list(rows)
+    centre = moments(n, d, x).centre
+    columns = [*terms(n, d, x, centre), *(() if rows is None else rows)]
     sums, total = split_sums(np.stack(columns, 1), share, draws, seed)
-    width = len(Moments._fields)
-    second = Moments(*sums[:, :width].T)
-    first = Moments(*np.broadcast_to(total[:width, None], (width, draws))).minus(second)
+    width = len(SUMS)
+    second = Moments.around(centre, sums[:, :width].T)
+    first = Moments.around(centre, np.broadcast_to(total[:width, None], (width, draws))).minus(second)
     found = [_told(metric.name, BY_USER, contrast(first, second).p_values(), len(n), level)]
     if rows is not None:
         p = _p_by_row(total[width:, None] - sums[:, width:].T, sums[:, width:].T)

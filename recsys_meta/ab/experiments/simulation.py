@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from recsys_meta.ab.experiments.always_valid import widths
-from recsys_meta.ab.experiments.moments import Array, Moments, contrast
+from recsys_meta.ab.experiments.moments import Array, Centre, Moments, contrast, terms
 
 LOOKS = 20
 _EXPERIMENTS_AT_ONCE = 100  # bounds the memory: about 60 MiB
@@ -119,9 +119,8 @@ def _called(users: Users, random: np.random.Generator, level: float) -> Array:
 
 
 def _moments(users: Users, counted: Array) -> Moments:
-    n, d, x, _ = users
-    terms = (np.ones_like(n), n, d, x, n * n, d * d, x * x, n * d, n * x, d * x)
-    return Moments(*((term * counted).sum(-1) for term in terms))
+    added = terms(users.numerator, users.denominator, users.covariate, Centre())
+    return Moments.around(Centre(), ((term * counted).sum(-1) for term in added))
 
 
 def _p_by_row(control: Moments, treatment: Moments) -> Array:

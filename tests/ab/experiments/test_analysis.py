@@ -158,4 +158,4 @@ def test_the_last_look_is_the_effect() -> None:
     last, row = analysis.looks.row(-1, named=True), analysis.effects.row(0, named=True)
     assert last["effect"] == pytest.approx(row["effect"], rel=1e-10)
     assert (last["low"], last["high"]) == (row["always_low"], row["always_high"])
-    assert last["once_p_value"] == pytest.approx(row["p_value"], rel=1e-8)
+    assert last["once_p_value"] == pytest.approx(row["p_value"], rel=1e-9)

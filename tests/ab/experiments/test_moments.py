@@ -1,4 +1,4 @@
-"""Sums over users: the difference that they say is the one of tea-tasting, whatever the shape; CUPED takes away rho squared."""
+"""Sums over users: the difference that they say is that of tea-tasting, scipy and statsmodels; CUPED takes away rho squared."""
 
 import numpy as np
 import polars as pl
@@ -7,12 +7,25 @@ import tea_tasting as tt
 from hypothesis import given
 from hypothesis import strategies as st
 from made_experiment import made_users
+from scipy import stats
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from recsys_meta.ab.experiments.moments import Moments, contrast, of_users
+from recsys_meta.ab.experiments.moments import (
+    SUMS,
+    Centre,
+    Contrast,
+    Moments,
+    contrast,
+    moments,
+    of_pair,
+    of_users,
+)
+
+DIGITS = 1e-9
 
 
 def arms(users: pl.DataFrame) -> tuple[Moments, Moments]:
-    return of_users(users.filter(pl.col("variant") == "A")), of_users(users.filter(pl.col("variant") == "B"))
+    return of_pair(users, "A", "B")
 
 
 def without(users: pl.DataFrame, *, ratio: bool, covariate: bool) -> pl.DataFrame:
@@ -20,24 +33,80 @@ def without(users: pl.DataFrame, *, ratio: bool, covariate: bool) -> pl.DataFram
     return users if covariate else users.with_columns(covariate=pl.lit(0.0))
 
 
+def says(found: Contrast, effect: float, low: float, high: float, p_value: float) -> None:
+    """An end of an interval may lie at zero, of which there are no digits: it is held to as many of the interval's width."""
+    ours_low, ours_high = found.interval(0.95)
+    assert float(found.effect) == pytest.approx(effect, rel=DIGITS, abs=DIGITS * (high - low))
+    assert (float(ours_low), float(ours_high)) == pytest.approx(
+        (low, high), rel=DIGITS, abs=DIGITS * (high - low)
+    )
+    assert float(found.p_values()) == pytest.approx(p_value, rel=DIGITS, abs=0.0)
+
+
 @given(
-    seed=st.integers(0, 10_000), users=st.integers(20, 300), ratio=st.booleans(), covariate=st.booleans()
-)  # fmt: skip
-def test_the_contrast_is_what_tea_tasting_says(seed: int, users: int, ratio: bool, covariate: bool) -> None:
+    seed=st.integers(0, 10_000),
+    users=st.integers(20, 300),
+    ratio=st.booleans(),
+    covariate=st.booleans(),
+    shift=st.sampled_from([0.0, 1e4]),
+)
+def test_the_contrast_is_what_tea_tasting_says_to_nine_digits(
+    seed: int, users: int, ratio: bool, covariate: bool, shift: float
+) -> None:
     table = without(
         made_users(users, effect=0.5, correlation=0.5, seed=seed), ratio=ratio, covariate=covariate
     )
+    if not ratio:  # users who hardly differ: all away from zero
+        table = table.with_columns(pl.col("numerator", "covariate") + shift)
     direct = tt.RatioOfMeans(
         "numerator", "denominator" if ratio else None, "covariate" if covariate else None
     )
     said = tt.Experiment({"m": direct}).analyze(table, "A")["m"]
     found = contrast(*arms(table))
-    assert float(found.effect) == pytest.approx(said.effect_size, rel=1e-9)
-    assert float(found.control) == pytest.approx(said.control, rel=1e-9)
-    assert float(found.p_values()) == pytest.approx(said.pvalue, rel=1e-7)
-    low, high = found.interval(0.95)
-    assert float(low) == pytest.approx(said.effect_size_ci_lower, rel=1e-7, abs=1e-9)
-    assert float(high) == pytest.approx(said.effect_size_ci_upper, rel=1e-7, abs=1e-9)
+    assert float(found.control) == pytest.approx(said.control, rel=DIGITS)
+    says(found, said.effect_size, said.effect_size_ci_lower, said.effect_size_ci_upper, said.pvalue)
+
+
+@given(seed=st.integers(0, 10_000), users=st.integers(20, 300), shift=st.sampled_from([0.0, 1e4]))
+def test_a_difference_of_means_is_what_scipy_and_statsmodels_say_to_nine_digits(
+    seed: int, users: int, shift: float
+) -> None:
+    table = without(made_users(users, effect=0.5, seed=seed), ratio=False, covariate=False)
+    table = table.with_columns(pl.col("numerator") + shift)
+    a, b = (table.filter(pl.col("variant") == name)["numerator"].to_numpy() for name in ("A", "B"))
+    found = contrast(*arms(table))
+    welch = stats.ttest_ind(b, a, equal_var=False)
+    interval = welch.confidence_interval(0.95)
+    says(found, b.mean() - a.mean(), interval.low, interval.high, welch.pvalue)
+    other = CompareMeans(DescrStatsW(b), DescrStatsW(a))
+    says(
+        found,
+        b.mean() - a.mean(),
+        *other.tconfint_diff(usevar="unequal"),
+        other.ttest_ind(usevar="unequal")[1],
+    )
+
+
+def test_sums_around_another_centre_say_the_same_and_are_not_added_up_with_others() -> None:
+    table = made_users(100, effect=0.4, correlation=0.5, seed=1)
+    here = arms(table)
+    there = [of_users(table.filter(pl.col("variant") == name), Centre(4.0, 2.0, 1.0)) for name in ("A", "B")]
+    for one, other in zip(contrast(*here), contrast(*there), strict=True):
+        assert float(one) == pytest.approx(float(other), rel=1e-12)
+    with pytest.raises(ValueError, match="expected one centre"):
+        here[0].plus(there[0])
+
+
+def test_what_is_taken_away_again_leaves_what_was_there() -> None:
+    table = made_users(100, effect=0.4, correlation=0.5, seed=1)
+    a, b = arms(table)
+    for name, left, before in zip(SUMS, a.plus(b).minus(b).sums, a.sums, strict=True):
+        assert float(left) == pytest.approx(float(before), rel=1e-12, abs=1e-12), name
+
+
+def test_of_nobody_the_sums_are_zero() -> None:
+    nobody = moments(*np.zeros((3, 0)))
+    assert [float(part) for part in nobody.sums] == [0.0] * len(SUMS)
 
 
 @given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100.0))
@@ -45,8 +114,9 @@ def test_another_unit_changes_effect_and_error_alike(seed: int, scale: float) ->
     table = made_users(100, effect=0.4, correlation=0.5, seed=seed)
     one = contrast(*arms(table))
     other = contrast(*arms(table.with_columns(pl.col("numerator") * scale)))
-    assert float(other.effect) == pytest.approx(scale * float(one.effect), rel=1e-6, abs=1e-9)
-    assert float(other.error) == pytest.approx(scale * float(one.error), rel=1e-6)
+    width = scale * float(one.error)
+    assert float(other.effect) == pytest.approx(scale * float(one.effect), rel=DIGITS, abs=DIGITS * width)
+    assert float(other.error) == pytest.approx(scale * float(one.error), rel=DIGITS)
 
 
 @given(seed=st.integers(0, 1000))
@@ -77,10 +147,14 @@ def test_a_share_of_control_asks_about_a_margin() -> None:
 
 def test_of_many_splits_at_once_each_is_as_alone() -> None:
     tables = [made_users(80, seed=seed) for seed in range(3)]
-    alone = [contrast(*arms(table)) for table in tables]
+    centre = Centre(5.0, 5.0, 0.0)
+    by_arm = [
+        [of_users(table.filter(pl.col("variant") == name), centre) for table in tables] for name in ("A", "B")
+    ]
+    alone = [contrast(*pair) for pair in zip(*by_arm, strict=True)]
     stacked = [
-        Moments(*(np.stack(parts) for parts in zip(*(arms(table)[arm] for table in tables), strict=True)))
-        for arm in (0, 1)
+        Moments.around(centre, (np.stack(parts) for parts in zip(*(one.sums for one in arm), strict=True)))
+        for arm in by_arm
     ]
     together = contrast(*stacked)
     for place, one in enumerate(alone):

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from recsys_meta.ab.experiments.metrics import Metric
-from recsys_meta.ab.experiments.moments import contrast, moments
+from recsys_meta.ab.experiments.moments import Centre, contrast, moments
 from recsys_meta.ab.experiments.reassignment import Rows, false_alarms, rows_of, split_sums
 
 RATE = Metric("rate", "click", "ratio")
@@ -57,7 +57,7 @@ def test_the_sums_of_a_split_are_those_of_its_users_and_a_seed_gives_the_same_sp
     mask = np.random.default_rng(3).random((20, 50), np.float32)[4] < 0.5
     assert sums[4] == pytest.approx(columns[mask].sum(0))
     assert total == pytest.approx(columns.sum(0))
-    direct = contrast(moments(n[~mask], d[~mask], x[~mask]), moments(n[mask], d[mask], x[mask]))
+    direct = contrast(*(moments(n[part], d[part], x[part], Centre()) for part in (~mask, mask)))
     assert np.isfinite(direct.effect)
 
 
