@@ -312,8 +312,8 @@ class TrainingSettings(Settings):
     )
     split: Literal["auto", "random", "time", "newcomers", "moment"] = Field(
         default="auto",
-        description="support and query: at random, query later (time), so of newcomers after moments (newcomers), or around a common"
-        " moment; auto: time where it is known",
+        description="support and query: at random, query later (time), so of newcomers after moments (newcomers), or around a"
+        " common moment; auto: time where it is known",
     )
     shots: tuple[NonNegativeInt, ...] | None = Field(
         default=None,

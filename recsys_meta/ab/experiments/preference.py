@@ -183,8 +183,9 @@ def looks(
     days, by_variant = cumulative_moments(moves.with_columns(**one), [_EVERYBODY])
     found = by_variant[_EVERYBODY]
     with np.errstate(divide="ignore", invalid="ignore"):
-        effect = found.n / found.users
-        squared = np.maximum(found.nn - found.users * effect**2, 0.0) / (found.users - 1.0) / found.users
+        from_centre = found.n / found.users
+        effect = found.centre.n + from_centre
+        squared = np.maximum(found.nn - found.users * from_centre**2, 0.0) / (found.users - 1.0) / found.users
         error = np.sqrt(squared)
     usable = (found.users >= max(first_look_users, 2)) & (error > 0.0)
     users, effect, error = found.users[usable], effect[usable], error[usable]
