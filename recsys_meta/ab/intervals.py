@@ -30,6 +30,12 @@ from recsys_meta.ab.estimators.sample import Numbers, UserSums, per_user
 
 Kind = Literal["normal", "percentile", "studentized", "likelihood", "bernstein", "sequence"]
 
+# What a kind is besides an interval that holds as often as it says. It stands beside every estimate.
+MEANT: Mapping[Kind, str] = {
+    "bernstein": "wider than its level asks for: it holds nearly always",
+    "sequence": "holds on all days at once, so on one day more often than it says",
+}
+
 # Several users are resampled as one beyond so many: their sums are as independent, and the resamples fit into memory.
 _GROUPS = 10_000
 _HALVINGS = 34  # brings an end of an interval to 1e-10 of a step of one standard error

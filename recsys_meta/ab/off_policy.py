@@ -19,7 +19,7 @@ from recsys_meta.ab.estimators.sample import (
     per_user,
     user_sums,
 )
-from recsys_meta.ab.intervals import Kind, Resamples, interval, resamples
+from recsys_meta.ab.intervals import MEANT, Kind, Resamples, interval, resamples
 from recsys_meta.ab.logged_actions import POSITION, LoggedActions, Origin
 from recsys_meta.ab.policies import Policy, supported_share, target_probabilities
 from recsys_meta.ab.verdict import AGREEMENT, WORDS, WORTH, Limits, Verdict, judge
@@ -143,7 +143,7 @@ def evaluated(
         sums[name] = user_sums(contributions, sample.users, n_users)
         row = _row(policy.name, name, sums[name], kind, drawn, level)
         is_answer = verdict.answers and name == answer
-        said = AGREEMENT if sample.propensities is None else _joined(note, WORTH[verdict.word])
+        said = AGREEMENT if sample.propensities is None else _joined(note, MEANT.get(kind, ""), WORTH[verdict.word])
         rows.append(row | {"setting": contributions.setting, "is_answer": is_answer, "note": said})
     weights = weight_distribution(sample.weights if sample.propensities is not None else np.empty(0))
     behind = per_user(sample.users, None, n_users)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from recsys_meta.ab.intervals import KINDS, MEANT
 from recsys_meta.ab.logged_actions import logged_actions
 from recsys_meta.ab.off_policy import ESTIMATES, compare, fitted_models, off_policy
 from recsys_meta.ab.synthetic_logs import SITUATION, WORLDS, policy_of, world
@@ -61,6 +62,14 @@ def test_without_propensities_only_agreement_is_said(logs):
     assert found.estimates["estimator"].to_list() == ["Replay"]
     assert found.estimates["note"].to_list() == [AGREEMENT]
     assert found.answer is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interval_that_holds_more_often_than_it_says_says_so(logs, kind):
+    found = off_policy(logs, WORLD.policy, estimators=["IPS"], kind=kind, draws=200)
+    assert found.verdict.word == "trustworthy"
+    assert found.estimates["note"].to_list() == [MEANT.get(kind, "")]
+    assert (kind in MEANT) == (kind in ("bernstein", "sequence"))
 
 
 def test_only_the_estimators_that_were_named_are_computed(logs):
