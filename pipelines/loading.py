@@ -118,9 +118,9 @@ def load(
 ) -> Loaded[S]:
     """The settings that these files give, the later over the earlier, the environment over files, overrides over all.
 
-    Mappings merge key by key; anything else replaces. Another ``class_path`` replaces its ``init_args`` too, and a policy of
-    another ``kind`` the whole policy (``KIND_REPLACES``). Paths are relative to the file that names them; those of overrides
-    and of the environment to the current folder.
+    Mappings merge key by key; anything else replaces. Another ``class_path`` replaces its ``init_args`` too, and a policy or a
+    protocol of another ``kind`` the whole of it (``KIND_REPLACES``). Paths are relative to the file that names them; those of
+    overrides and of the environment to the current folder.
 
     Args:
         model: the settings wanted.

@@ -538,6 +538,7 @@ _KINDS = "rating, ranking, listed, held_out_users, temporal or next_day"
 class _EpisodeSettings(Settings):
     """Fixed episodes in a file, so that every figure is read off the same rows."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     episodes: SourceSettings = Field(
         description="user_id, item_id, role (support or query), and the columns named below"
     )
@@ -588,6 +589,7 @@ class ListedProtocol(_EpisodeSettings):
 class HeldOutProtocol(Settings):
     """Users held out of the interactions themselves, judged on what they did beyond their support set."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     kind: Literal["held_out_users"] = Field(description=_KINDS)
     share: OpenShare = Field(default=0.1, description="share of the users held out")
     min_history: PositiveInt = Field(
@@ -613,6 +615,7 @@ class HeldOutProtocol(Settings):
 class TemporalProtocol(Settings):
     """One moment for all: learned from what lies before it, judged on users who first come after it, query after support."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     kind: Literal["temporal"] = Field(description=_KINDS)
     share: OpenShare = Field(default=0.2, description="share of the events that lie after the moment")
     moment: date | None = Field(
@@ -643,6 +646,7 @@ class TemporalProtocol(Settings):
 class NextDayProtocol(Settings):
     """What a night is for: learned until a midnight, judged on what its cold users meet the day after, new to them."""
 
+    KIND_REPLACES: ClassVar[bool] = True
     kind: Literal["next_day"] = Field(description=_KINDS)
     day: date = Field(description="the night is the one that ends this day, UTC; judged on the day after")
     max_users: PositiveInt | None = Field(

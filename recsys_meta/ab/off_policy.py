@@ -143,7 +143,11 @@ def evaluated(
         sums[name] = user_sums(contributions, sample.users, n_users)
         row = _row(policy.name, name, sums[name], kind, drawn, level)
         is_answer = verdict.answers and name == answer
-        said = AGREEMENT if sample.propensities is None else _joined(note, MEANT.get(kind, ""), WORTH[verdict.word])
+        said = (
+            AGREEMENT
+            if sample.propensities is None
+            else _joined(note, MEANT.get(kind, ""), WORTH[verdict.word])
+        )
         rows.append(row | {"setting": contributions.setting, "is_answer": is_answer, "note": said})
     weights = weight_distribution(sample.weights if sample.propensities is not None else np.empty(0))
     behind = per_user(sample.users, None, n_users)

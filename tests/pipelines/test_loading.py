@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.loading import as_yaml, described, load
 from pipelines.outcomes import ConfigError
-from pipelines.settings import EvaluateSettings, NightSettings
+from pipelines.settings import EvaluateSettings, HeldOutProtocol, NightSettings
 
 NIGHT = """\
 workspace: ../workspace
@@ -285,3 +285,15 @@ def test_help_lists_every_setting_once():
         keys
     )
     assert dict(described(NightSettings))["training.moments.every"].endswith("[1h]")
+
+
+def test_another_protocol_on_the_command_line_replaces_that_of_the_config(config):
+    file = config(
+        "workspace: w\ninteractions: {path: a, timestamp: at}\nlearners: [recsys_meta.baselines.popularity.Popularity]\n"
+        "protocol: {kind: temporal, moment: 2026-01-01, shots: [0, 1], min_query: 3}\n"
+    )
+    given = [("protocol", "{kind: held_out_users, shots: [0, 2]}")]
+    protocol = load(EvaluateSettings, [file], given).settings.protocol
+    assert protocol == HeldOutProtocol(kind="held_out_users", shots=(0, 2))
+    same = load(EvaluateSettings, [file], [("protocol", "{shots: [0, 2]}")]).settings.protocol
+    assert (same.kind, same.shots, same.min_query) == ("temporal", (0, 2), 3)
