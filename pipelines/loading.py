@@ -145,12 +145,15 @@ def load(
             )
             said = _merged(said, overlay, (model,)) if overlay else said
     tree = _merged(tree, said, (model,))
-    said = Node(
-        {}, "command line"
-    )  # one thing said, so that a kind may stand before or after the keys that belong to it
+    # One thing said, so that a kind may stand before or after the keys that belong to it; null takes back what was there before.
+    nothing = Node({}, "command line")
+    said = nothing
     for key, text in overrides:
         overlay = _read_override(key, text, "command line", problems)
-        said = _merged(said, overlay, (model,)) if overlay else said
+        if overlay is not None and _is_null(overlay):
+            tree, said = _merged(_merged(tree, said, (model,)), overlay, (model,)), nothing
+        elif overlay is not None:
+            said = _merged(said, overlay, (model,))
     tree = _merged(tree, said, (model,))
     if problems:
         raise ConfigError(problems)
@@ -369,6 +372,14 @@ def _merged(base: Node, overlay: Node, annotations: Sequence[object]) -> Node:
         deeper = _annotations_at(annotations, key)
         merged[key] = _merged(merged[key], value, deeper) if key in merged else value
     return Node(merged, base.place)
+
+
+def _is_null(overlay: Node) -> bool:
+    """Whether the one key of an override is set to null."""
+    content = overlay.content
+    while isinstance(content, dict) and len(content) == 1:
+        content = next(iter(content.values())).content
+    return content is None
 
 
 def _kind_replaces(annotations: Sequence[object]) -> bool:

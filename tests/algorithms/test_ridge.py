@@ -61,7 +61,8 @@ def test_many_newton_steps_end_where_the_posterior_of_the_softmax_is_highest(wor
         learner.damping.fill_(1.0)
         learner.log_curvature.fill_(0.0)
     batch = batch_of(world, learner)
-    codes = learner.encode(batch.catalogue).__class__(*(f.detach() for f in learner.encode(batch.catalogue)))
+    codes = learner.encode(batch.catalogue)
+    codes = codes._replace(vectors=codes.vectors.detach(), bias=codes.bias.detach())
     theta = learner.prior(batch.support, batch.users, codes)["user"].detach()
     user = learner.adapt(batch.support, batch.users, codes)["user"].detach().requires_grad_()
     shots = batch.support.shots
