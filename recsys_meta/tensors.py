@@ -103,9 +103,9 @@ class Catalogue(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Catalogue":
         """The same catalogue on another device."""
-        return Catalogue(
-            self.features.to(device), self.log_popularity.to(device), self.eligible.to(device), self.snapshot
-        )
+        snapshot = None if self.snapshot is None else self.snapshot.to(device)
+        popularity, eligible = (field.to(device) for field in (self.log_popularity, self.eligible))
+        return Catalogue(self.features.to(device), popularity, eligible, snapshot)
 
 
 class Examples(NamedTuple):

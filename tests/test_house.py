@@ -164,6 +164,7 @@ def test_every_config_that_ships_is_a_config(repository):
         PowerSettings,
         SimulateSettings,
         SuiteSettings,
+        TuneSettings,
     )
 
     configs = sorted((repository / "configs").glob("*.yaml"))
@@ -186,7 +187,11 @@ def test_every_config_that_ships_is_a_config(repository):
             month = load(SimulateSettings, [config]).settings
             assert {month.control.config, month.treatment.config} <= set(configs)
             continue
-        if config.name.startswith("family"):  # given after the evaluation that its name ends on
+        if config.name.startswith("tune"):  # so is this
+            evaluation = config.with_name(config.name.replace("tune", "evaluate"))
+            loaded = load(TuneSettings, [evaluation, config])
+            assert evaluation.name in config.read_text()
+        elif config.name.startswith("family"):  # given after the evaluation that its name ends on
             evaluation = config.with_name(config.name.replace("family", "evaluate-ml1m"))
             loaded = load(EvaluateSettings, [evaluation, config])
             assert evaluation.name in config.read_text()

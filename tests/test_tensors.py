@@ -110,8 +110,9 @@ def test_moving_a_batch_moves_every_tensor_of_it() -> None:
     examples = Examples(
         torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1), torch.ones(2, 1, dtype=torch.bool)
     )
-    moved = EpisodeBatch(examples, examples, features(2), catalogue(3), torch.arange(2)).to("meta")
+    past = catalogue(3)._replace(snapshot=torch.tensor(1))
+    moved = EpisodeBatch(examples, examples, features(2), past, torch.arange(2)).to("meta")
     tensors, _ = torch.utils._pytree.tree_flatten(moved)
-    assert len(tensors) == 6 + 6 + 8 + 1
+    assert len(tensors) == 6 + 6 + 9 + 1
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert EpisodeBatch(examples, examples, features(2), catalogue(3)).to("meta").counted is None
