@@ -192,7 +192,8 @@ def test_every_config_that_ships_is_a_config(repository):
             loaded = load(TuneSettings, [evaluation, config])
             assert evaluation.name in config.read_text()
         elif config.name.startswith("family"):  # given after the evaluation that its name ends on
-            evaluation = config.with_name(config.name.replace("family", "evaluate-ml1m"))
+            sets = "evaluate" if config.stem.endswith("ml100k") else "evaluate-ml1m"
+            evaluation = config.with_name(config.name.replace("family", sets))
             loaded = load(EvaluateSettings, [evaluation, config])
             assert evaluation.name in config.read_text()
         else:
