@@ -30,8 +30,11 @@ from recsys_meta.ab.estimators.sample import Numbers, UserSums, per_user
 
 Kind = Literal["normal", "percentile", "studentized", "likelihood", "bernstein", "sequence"]
 
-# What a kind is besides an interval that holds as often as it says. It stands beside every estimate.
+# What a kind is besides an interval that holds as often as it says (docs/coverage.md). It stands beside every estimate.
+_SKEWED = "with a few large weights it holds less often than it says; studentized suffers less"
 MEANT: Mapping[Kind, str] = {
+    "normal": _SKEWED,
+    "percentile": _SKEWED,
     "bernstein": "wider than its level asks for: it holds nearly always",
     "sequence": "holds on all days at once, so on one day more often than it says",
 }

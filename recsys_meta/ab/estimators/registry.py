@@ -68,7 +68,10 @@ ESTIMATORS: Mapping[str, Estimator] = {
         Estimator("SNDR", dr.self_normalized_doubly_robust, _BOTH),
         Estimator("Switch-DR", dr.switch_doubly_robust, _BOTH, _TUNED, Tuned("threshold", 0.0, _INFINITY)),
         Estimator("DRos", dr.shrunk_doubly_robust, _BOTH, _TUNED, Tuned("shrinkage", 0.0, _INFINITY, low_too=False)),
-        Estimator("MRDR", dr.more_robust_doubly_robust, frozenset({"propensities", "robust model"})),
+        Estimator(
+            "MRDR", dr.more_robust_doubly_robust, frozenset({"propensities", "robust model"}),
+            "its model is fitted under squared weights: where some are large its interval holds less often than it says",
+        ),
         Estimator(
             "MIPS", marginalized_ips, _WEIGHTS | {"embeddings"},
             "biased where an action matters beyond its embedding; the interval takes the marginal weights as known",
