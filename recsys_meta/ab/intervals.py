@@ -35,6 +35,7 @@ _SKEWED = "with a few large weights it holds less often than it says; studentize
 MEANT: Mapping[Kind, str] = {
     "normal": _SKEWED,
     "percentile": _SKEWED,
+    "likelihood": _SKEWED,
     "bernstein": "wider than its level asks for: it holds nearly always",
     "sequence": "holds on all days at once, so on one day more often than it says",
 }
