@@ -113,7 +113,7 @@ def trend_of(histories: Histories, sightings: Sightings, moment: int) -> Trend |
     at_each = torch.stack(found)  # [moments, windows]
     means = at_each.mean(0).masked_fill((at_each < at_each[:, :1]).any(0), 0.0)
     # The longest of those that are nearly as good as the best: it also says what comes later.
-    best = int((means > _NEARLY * means.max()).nonzero()[0])
+    best = int((means >= _NEARLY * means.max()).nonzero()[0])
     window = windows[best]
     if window is None or not means[best] > max(_GAIN * means[0], means[0] + _MORE):
         return None

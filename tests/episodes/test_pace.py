@@ -139,3 +139,11 @@ def test_a_trend_is_told_from_what_lies_before_the_moment() -> None:
     known = sightings._times < until
     past = Sightings(sightings._items[known], sightings._times[known], sightings.num_items)
     assert trend_of(histories, sightings, until) == trend_of(cut, past, until)
+
+
+def test_where_no_list_holds_anything_newcomers_meet_there_is_no_trend() -> None:
+    """A thousand items are met once, ten of others often, then the thousand once more with something new after each."""
+    again = torch.stack([torch.arange(1000), 2000 + torch.arange(1000)], 1).flatten()
+    items = torch.cat([torch.arange(1000), 1000 + torch.arange(100) % 10, again])
+    sightings = Sightings(items, torch.arange(len(items)) * MINUTE, 3000)
+    assert trend_of(read_by_newcomers(sightings, of_each=20), sightings, len(items) * MINUTE) is None

@@ -75,6 +75,7 @@ def test_a_difference_of_means_is_what_scipy_and_statsmodels_say_to_nine_digits(
     table = table.with_columns(pl.col("numerator") + shift)
     a, b = (table.filter(pl.col("variant") == name)["numerator"].to_numpy() for name in ("A", "B"))
     found = contrast(*arms(table))
+    assert float(found.treatment) == pytest.approx(b.mean(), rel=DIGITS)
     welch = stats.ttest_ind(b, a, equal_var=False)
     interval = welch.confidence_interval(0.95)
     says(found, b.mean() - a.mean(), interval.low, interval.high, welch.pvalue)
