@@ -62,9 +62,9 @@ _MICROSECOND = timedelta(microseconds=1)
 _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
 _BATCH, _MANY = 64, 10_000  # users per step, and from how many users on twice as many
-_WINDOWS = (24, 8, 4, 1)  # parts of a horizon: of a day the last 1, 3, 6 and 24 hours
+_WINDOWS = (72, 24, 8, 4, 1)  # parts of a horizon: of a day the last 20 minutes, 1, 3, 6 and 24 hours
 # Episodes to settle by, and how often a held-out user is drawn for them where there are few.
-_SETTLED, _DRAWS = 4000, 4
+_SETTLED, _DRAWS = 4000, 8
 _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
 
 
@@ -221,14 +221,13 @@ def fit_or_reuse(
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
         }
-        draws = min(max(_SETTLED // max(len(held_out), 1), 1), _DRAWS)
-        again = validation_of(story, *drawing, held_out, moment, draws=draws)[len(validation) :]
-        settle(
-            learner,
-            validation[: -(-_SETTLED // users_per_step(story.training, len(held_out)))],
-            again,
-            story.seed,
-        )
+        # Who is served comes after everybody known: of them the newest are the nearest.
+        judges = last_half(histories, held_out) if story.split == "time" else held_out
+        draws = min(max(_SETTLED // max(len(judges), 1), 1), _DRAWS)
+        settling = validation_of(story, *drawing, judges, moment, draws=draws)
+        once = len(settling) // draws
+        most = -(-_SETTLED // users_per_step(story.training, len(judges)))
+        settle(learner, settling[: min(once, most)], settling[once:], story.seed)
         learner.refit_statistics(histories, clock.at(None))
     meta: dict[str, Any] = {
         "recipe": recipe,
@@ -597,6 +596,13 @@ def newer(histories: Histories, rows: torch.Tensor, since: datetime) -> torch.Te
     some = rows[histories.lengths[rows] > 0]
     newest = histories.times[histories.offsets[some + 1] - 1]
     return some[newest >= microseconds(since)]
+
+
+def last_half(histories: Histories, rows: torch.Tensor) -> torch.Tensor:
+    """The half of the rows that began last, in their order. histories: with times."""
+    some = rows[histories.lengths[rows] > 0]
+    first = histories.times[histories.offsets[some]]
+    return some[first >= first.median()] if len(some) else some
 
 
 def validation_of(*arguments: Any, draws: int = 1) -> list[EpisodeBatch]:

@@ -13,9 +13,10 @@ meeting at all says much and a second one little. All is learned end to end from
 contribution taken out of the cosines (see ``models.cooccurrence``), and factors that others shaped (see
 ``models.implicit_factors``): without that both look too good, and their weights grow too large.
 
-The query loss speaks of everything that a user chose, a list of ten only of what stands on top: iALS is often right about the
-former and wrong about the latter. How much of its learned weight is kept is therefore settled afterwards, by the NDCG@10 of users
-not trained on.
+The query loss speaks of everything that a user chose, a list of ten only of what stands on top. The loss leans towards the
+latter (a power mean over the chances of what was chosen, see ``models.losses``), and how much of phi_u - theta and of the learned
+trust in iALS is kept, and how much more or less popularity counts, is settled after meta-training by the NDCG@10 of users not
+trained on.
 
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
@@ -26,7 +27,7 @@ few examples say what is popular.
 Differs from MAML in nothing else: the inner loop descends the support loss of MAML's own part.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, get_args
 
@@ -45,7 +46,8 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _FACTOR_SCALE = 10.0  # p . q is a chance, mostly small; what its curve stands for is an addition to a logit
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
-_LESS_TRUST = (0.5, 0.0)  # shares of the learned trust in iALS; all of it stays where none is better
+_LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS; plus nothing
+_OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
 _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
@@ -61,6 +63,7 @@ class LadderedMAML(MAML):
         prior_decay: weight decay of item biases and of what is known of users: what is not said again and again falls back
             to popularity.
         vector_decay: weight decay of the item vectors.
+        power: of the mean that tasks are judged by; see ``models.losses.mean_surprise``.
         item_ids: as of ``MAML``.
         counts: whether there are cosines and factors; None: where there are ids.
         settings: of ``MAML``.
@@ -92,6 +95,7 @@ class LadderedMAML(MAML):
         factors: int = 64,
         prior_decay: float = 5.0,
         vector_decay: float = 1.0,
+        power: float = 0.3,
         item_ids: bool = True,
         counts: bool | None = None,
         **settings: Any,
@@ -106,12 +110,14 @@ class LadderedMAML(MAML):
         self.past: list[tuple[Cooccurrence, ImplicitFactors]] = []  # of training alone; no bundle carries it
         self.prior_decay = prior_decay
         self.vector_decay = vector_decay
+        self.power = power
         self.cooccurrence = Cooccurrence(self.vocabulary, largest=largest, neighbours=neighbours)
         self.implicit = ImplicitFactors(self.vocabulary, factors=factors)
         self.bias_curve = ShotCurve(1.0)
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
         self.factor_curve = ShotCurve(0.0)
+        self.kept_curve = ShotCurve(1.0).requires_grad_(False)
         self.register_buffer("departure", torch.ones(()))
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
         if self.vocabulary == 1:
@@ -145,11 +151,17 @@ class LadderedMAML(MAML):
             self.cooccurrence.fit(histories, catalogue)
             self.implicit.fit(histories, catalogue, cross=cross)
 
-    def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
-        """How much of the prior stands beside popularity, and how much of the trust in iALS is kept at few, some and many shots.
+    def continue_from(self, state: Mapping[str, Tensor]) -> None:
+        """As of every learner; how much of the adaptation is kept is settled anew."""
+        super().continue_from(state)
+        self.kept_curve.values.fill_(1.0)
 
-        The former is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
-        the best; the latter that of those that gain one.
+    def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
+        """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation and of the
+        trust in iALS is kept and how much item biases count.
+
+        The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
+        the best; the others stay as learned unless something else gains more than a standard error.
         """
         self.departure.fill_(0.0)
         popular, best, most_gained = gains(False)[0], 0.0, 0.0
@@ -159,23 +171,11 @@ class LadderedMAML(MAML):
             if gain > max(2 * error, most_gained):
                 best, most_gained = share, gain
         self.departure.fill_(best)
-        if not self.factor_curve.values.requires_grad:
-            return
-        values = self.factor_curve.values
-        trust, knots = values.detach().clone(), torch.tensor(KNOTS)
-        kept, shots = gains(True)
-        gained = {}
-        for share in _LESS_TRUST:
-            values.data = share * trust
-            gained[share] = gains(True)[0] - kept
-        values.data = trust.clone()
-        for least, most in _SHOT_GROUPS:
-            best, most_gained = 1.0, 0.0
-            for share, gain_of_each in gained.items():
-                gain, error = _mean_and_error(gain_of_each[(shots >= least) & (shots <= most)])
-                if gain > max(error, most_gained):
-                    best, most_gained = share, gain
-            values.data[(knots >= least) & (knots <= most)] *= best
+        if isinstance(self.head, LinearHead):
+            _settle_curve(self.kept_curve, _LESS, gains)
+        if self.vocabulary > 1:
+            _settle_curve(self.factor_curve, _LESS, gains)
+            _settle_curve(self.bias_curve, _OTHER_BIAS, gains)
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
@@ -213,8 +213,13 @@ class LadderedMAML(MAML):
         return {"affinity": affinity, "trust": trust.unsqueeze(1), "learned": learned.unsqueeze(1)}
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
-        """The head's weights after K steps, and what ``ladder`` gives."""
-        return super().adapt(support, users, items) | self.ladder(support, items)
+        """The head's weights after K steps, as far as they are kept, and what ``ladder`` gives."""
+        state = super().adapt(support, users, items)
+        if isinstance(self.head, LinearHead):  # an MLP's weights may be left unformed
+            kept = self.kept_curve((support.mask & (support.targets > 0)).sum(1)).unsqueeze(1)
+            user = super().prior(support, users, items)["user"]
+            state["user"] = user + kept * (state["user"] - user)
+        return state | self.ladder(support, items)
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta; nothing is known to go with nothing."""
@@ -275,6 +280,29 @@ class LadderedMAML(MAML):
             {"params": groups["vectors"], "weight_decay": self.vector_decay},
             {"params": groups["others"], "weight_decay": 0.0},
         ]
+
+
+def _settle_curve(
+    curve: ShotCurve,
+    others: Sequence[tuple[float, float]],
+    gains: Callable[[bool], tuple[Tensor, Tensor]],
+) -> None:
+    """Puts the best of (times, plus) at each group of shots: what gains most beyond its standard error, if anything does."""
+    values, knots = curve.values, torch.tensor(KNOTS)
+    learned = values.detach().clone()
+    kept, shots = gains(True)
+    gained = []
+    for times, plus in others:
+        values.data = times * learned + plus
+        gained.append(gains(True)[0] - kept)
+    values.data = learned.clone()
+    for least, most in _SHOT_GROUPS:
+        some, best = (knots >= least) & (knots <= most), 0.0
+        for (times, plus), gain_of_each in zip(others, gained, strict=True):
+            gain, error = _mean_and_error(gain_of_each[(shots >= least) & (shots <= most)])
+            if gain - error > best:
+                best = gain - error
+                values.data[some] = times * learned[some] + plus
 
 
 def _mean_and_error(gained: Tensor) -> tuple[float, float]:

@@ -50,6 +50,8 @@ class Scorer(Learner):
             fall within hours, ids only remember what has passed.
     """
 
+    power: float = 0.0  # of the mean over the positives that a task is judged on: see ``models.losses``
+
     def __init__(
         self,
         sizes: Sizes,
@@ -174,7 +176,7 @@ class Scorer(Learner):
             else excluded_from_pool(items, len(shelf.pool.bias), excluded)
         )
         scored = self.scored(self.predict(state, items, examples.items), examples, shelf)
-        return task_loss(self.loss, scored, self.pool_of(state, examples, shelf, marked))
+        return task_loss(self.loss, scored, self.pool_of(state, examples, shelf, marked), self.power)
 
     def shelf(self, items: ItemCodes) -> Shelf:
         """The items as the inner loop sees them. Without gradient the last one is kept: a night adapts batch after batch to

@@ -55,8 +55,11 @@ class ScoreGradient(NamedTuple):
     pool: Tensor | None = None  # [.., P], under a full softmax
 
 
-def task_loss(name: LossName, scored: Scored, pool: Pool | None = None) -> Tensor:
-    """The loss of each task, [..]. Raises ValueError where a loss lacks what it judges against."""
+def task_loss(name: LossName, scored: Scored, pool: Pool | None = None, power: float = 0.0) -> Tensor:
+    """The loss of each task, [..]. Raises ValueError where a loss lacks what it judges against.
+
+    power: of the mean over a task's positives, for a softmax, full or sampled: see ``mean_surprise``.
+    """
     scores, targets, mask = scored.scores, scored.targets, scored.mask
     match name:
         case "squared":
@@ -72,14 +75,14 @@ def task_loss(name: LossName, scored: Scored, pool: Pool | None = None) -> Tenso
             # stays above 0.
             pool = required(pool)
             below = pool_normalizer(pool).unsqueeze(-1) - scores
-            return masked_mean(torch.where(pool.holds, below, softplus(below)), positive_weights(scored))
+            surprise = torch.where(pool.holds, below, softplus(below))
+            return mean_surprise(surprise, positive_weights(scored), power)
         case "sampled_softmax":
             # This is logaddexp(negatives, logit) - logit, whose second derivative torch gives as NaN where
             # they are far apart.
             logits = corrected(scored)
-            return masked_mean(
-                softplus(negatives_normalizer(scored, logits) - logits), positive_weights(scored)
-            )
+            surprise = softplus(negatives_normalizer(scored, logits) - logits)
+            return mean_surprise(surprise, positive_weights(scored), power)
         case "bpr":
             difference = scores.unsqueeze(-1) - scores.unsqueeze(-2)
             return masked_mean(softplus(-difference).flatten(-2), pair_weights(scored).flatten(-2))
@@ -126,6 +129,22 @@ def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
     values.
     """
     return (torch.where(weights > 0, values, 0.0) * shares(weights.to(values.dtype))).sum(-1)
+
+
+def mean_surprise(surprise: Tensor, weights: Tensor, power: float = 0.0) -> Tensor:
+    """Minus the logarithm of the power mean of the chances exp(-surprise), over the last dimension; 0 where all weights are 0.
+
+        -1/power log sum_i share_i exp(-power surprise_i),   at power 0 its limit: sum_i share_i surprise_i
+
+    The mean surprise, of power 0, asks for every positive alike; of power 1 for some positive, whichever it is: where a user
+    chose hundreds, ten of them on top of a list are all that can be shown.
+    """
+    if power == 0:
+        return masked_mean(surprise, weights)
+    share = shares(weights.to(surprise.dtype))
+    logs = share.clamp(min=1e-30).log() - power * torch.where(weights > 0, surprise, 0.0)
+    mean = torch.logsumexp(logs.masked_fill(weights <= 0, _FAR_BELOW), -1) / -power
+    return torch.where((weights > 0).any(-1), mean, 0.0)
 
 
 def shares(weights: Tensor) -> Tensor:

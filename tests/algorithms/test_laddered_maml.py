@@ -80,7 +80,8 @@ def test_the_loss_is_that_of_the_scores_that_are_served() -> None:
     batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=10, seed=0)
     state = learner.adapt(batch.support, batch.users, codes)
     scores = learner.predict(state, codes).scatter(1, batch.support.items, -torch.inf)
-    expected = -scores.log_softmax(1).gather(1, batch.query.items).mean(1)
+    chances = scores.softmax(1).gather(1, batch.query.items)
+    expected = -chances.pow(learner.power).mean(1).pow(1 / learner.power).log()
     torch.testing.assert_close(learner.task_loss(state, batch.query, codes, batch.support), expected)
 
 

@@ -11,6 +11,7 @@ from recsys_meta.models.losses import (
     Pool,
     Scored,
     masked_mean,
+    mean_surprise,
     pool_chances,
     score_gradient,
     task_loss,
@@ -81,6 +82,47 @@ def test_an_empty_set_has_no_loss_and_no_gradient(name) -> None:
     scored = Scored(scores, torch.ones(4), torch.zeros(4, dtype=torch.bool))
     pool = Pool(scores, torch.ones(4, dtype=torch.bool))
     loss = task_loss(name, scored, pool)
+    loss.backward()
+    assert loss.item() == 0
+    assert scores.grad is not None
+    assert not scores.grad.any()
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_the_mean_surprise_is_that_of_the_power_mean_of_chances(power: float) -> None:
+    chances = torch.tensor([0.5, 0.125, 0.25, 0.9], dtype=torch.float64)
+    weights = torch.tensor([1.0, 2.0, 1.0, 0.0])
+    mean = ((0.5**power + 2 * 0.125**power + 0.25**power) / 4) ** (1 / power)
+    assert mean_surprise(-chances.log(), weights, power).item() == pytest.approx(-math.log(mean))
+
+
+def test_the_mean_surprise_of_power_0_is_the_limit_of_small_powers() -> None:
+    surprise, weights = torch.tensor([0.5, 2.0, 7.0], dtype=torch.float64), torch.tensor([1.0, 0.5, 2.0])
+    torch.testing.assert_close(
+        mean_surprise(surprise, weights, 1e-6), mean_surprise(surprise, weights), rtol=1e-4, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["softmax", "sampled_softmax"])
+def test_a_power_has_a_finite_gradient_towards_the_likelier_positives(name) -> None:
+    scores = torch.tensor([2.0, -3.0, 0.0, 50.0], dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    scored = Scored(scores, targets, torch.tensor([True, True, True, False]))
+    pool = Pool(torch.zeros(5, dtype=torch.float64), torch.ones(4, dtype=torch.bool))
+    pulls = {}
+    for power in (0.0, 1.0):
+        (pulls[power],) = torch.autograd.grad(task_loss(name, scored, pool, power), scores)
+        assert pulls[power].isfinite().all()
+        assert pulls[power][3] == 0
+    assert pulls[1.0][0] / pulls[1.0][1] > pulls[0.0][0] / pulls[0.0][1]
+    assert torch.autograd.gradcheck(lambda s: task_loss(name, scored._replace(scores=s), pool, 0.5), scores)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sampled_softmax"])
+def test_an_empty_set_has_no_loss_under_a_power_either(name) -> None:
+    scores = SCORES.clone().requires_grad_()
+    scored = Scored(scores, torch.ones(4), torch.zeros(4, dtype=torch.bool))
+    loss = task_loss(name, scored, Pool(scores, torch.ones(4, dtype=torch.bool)), 0.3)
     loss.backward()
     assert loss.item() == 0
     assert scores.grad is not None

@@ -10,7 +10,7 @@ import torch
 
 from pipelines import nightly
 from pipelines.inputs import Inputs
-from pipelines.learning import catalogue_at, clock_of, newer, newest_bundle, with_loss
+from pipelines.learning import catalogue_at, clock_of, last_half, newer, newest_bundle, with_loss
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, LearnerSettings, NightSettings
 from recsys_meta import store
@@ -186,3 +186,16 @@ def test_a_training_killed_on_a_warm_night_goes_on_from_the_same_champion(clicks
     assert trained(clicks, TOMORROW, WARM).started_from == first["model_version"]
     assert trained(clicks, TOMORROW, WARM).reused
     assert store.Workspace(clicks / "workspace").latest_run() is not None
+
+
+def test_of_the_users_those_that_began_last_are_the_nearest_to_who_comes_next() -> None:
+    times = [[5, 9], [1], [], [7, 8], [3, 20], [6]]
+    histories = Histories(
+        torch.zeros(8, dtype=torch.int64),
+        torch.ones(8),
+        torch.tensor([time for some in times for time in some]),
+        torch.tensor([0, *(len(some) for some in times)]).cumsum(0),
+    )
+    assert last_half(histories, torch.arange(6)).tolist() == [0, 3, 5]
+    assert last_half(histories, torch.tensor([1, 2, 4])).tolist() == [1, 4]
+    assert last_half(histories, torch.tensor([2])).tolist() == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_world import episodes, histories, toy_world
 
-from recsys_meta.algorithms.laddered_maml import LadderedMAML
+from recsys_meta.algorithms.laddered_maml import _OTHER_BIAS, LadderedMAML
 from recsys_meta.training.settling import episode_gains, settle
 
 WORLD = toy_world()
@@ -111,6 +111,43 @@ def test_of_the_trust_in_factors_stays_what_serves_users_not_trained_on(sign: fl
         assert best < 1
 
 
+def best_of(
+    learner: LadderedMAML, others: tuple[tuple[float, float], ...], curve: str
+) -> tuple[float, float]:
+    """What gains most beyond its standard error over the curve as learned: worked out once more, from the gains alone."""
+    values = getattr(learner, curve).values
+    learned, best, most = values.detach().clone(), (1.0, 0.0), 0.0
+    kept = episode_gains(learner, validation(), adapted=True)[0]
+    for times, plus in others:
+        values.data = times * learned + plus
+        gain = episode_gains(learner, validation(), adapted=True)[0] - kept
+        beyond = float(gain.mean() - gain.std(correction=0) / len(gain) ** 0.5)
+        if beyond > most:
+            best, most = (times, plus), beyond
+    values.data = learned
+    return best
+
+
+@pytest.mark.parametrize("away", [-2.0, 0.0, 2.0])
+def test_item_biases_count_more_or_less_where_users_not_trained_on_gain(away: float) -> None:
+    def biased() -> LadderedMAML:
+        learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+        with torch.no_grad():
+            learner.bias_curve.values += away
+        return learner
+
+    settled = biased()
+    settle(settled, validation())
+    times, plus = best_of(biased(), _OTHER_BIAS, "bias_curve")
+    moved = settled.bias_curve.values[1:5] - (1 + away)
+    torch.testing.assert_close(moved, torch.full_like(moved, plus))
+    assert times == 1.0
+    if away < 0:  # what is popular was pushed down
+        assert plus > 0
+    unsaid = settled.bias_curve.values[5:]  # these episodes, of two shots, say nothing of many
+    torch.testing.assert_close(unsaid, torch.full_like(unsaid, 1 + away))
+
+
 def test_the_prior_is_judged_on_each_user_once_and_what_is_adapted_on_all_episodes() -> None:
     class Asking(LadderedMAML):
         asked: list[tuple[bool, int]] = []  # noqa: RUF012
@@ -124,3 +161,25 @@ def test_the_prior_is_judged_on_each_user_once_and_what_is_adapted_on_all_episod
     settle(learner.eval(), validation(), validation())
     (not_adapted, once), (adapted, twice) = learner.asked
     assert (not_adapted, adapted, twice) == (False, True, 2 * once)
+
+
+def test_adaptation_that_harms_users_not_trained_on_is_not_kept() -> None:
+    torch.manual_seed(0)
+    learner = LadderedMAML(WORLD.sizes, dim=8, dropout=0.0, unknown_share=0.0).eval()
+    learner.fit_statistics(histories(WORLD, TRAIN, implicit=True), WORLD.catalogue)
+    (batch,) = validation()
+    steps = learner.step_size["user"]
+    with torch.no_grad():
+        steps.fill_(-30.0)  # away from what was liked
+    codes = learner.encode(batch.catalogue)
+    harmed = learner.predict(learner.adapt(batch.support, batch.users, codes), codes)
+    settle(learner, [batch])
+    kept = learner.kept_curve.values
+    assert kept[1:5].tolist() == [0.0] * 4
+    assert kept[5:].tolist() == [1.0] * 5  # of many shots these episodes say nothing
+    state = learner.adapt(batch.support, batch.users, codes)
+    theta = learner.prior(batch.support, batch.users, codes)
+    torch.testing.assert_close(state["user"], theta["user"])
+    assert not torch.allclose(learner.predict(state, codes), harmed)
+    learner.continue_from(learner.state_dict())
+    assert learner.kept_curve.values.tolist() == [1.0] * 10
