@@ -62,7 +62,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _SHOTS = (0, 1, 2, 3, 5, 8, 10, 15, 20)  # drawn from where nothing is said: few, as cold users have
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
 _BATCH, _MANY = 64, 10_000  # users per step, and from how many users on twice as many
-_WINDOWS = (72, 24, 8, 4, 1)  # parts of a horizon: of a day the last 20 minutes, 1, 3, 6 and 24 hours
+_WINDOWS = (24, 8, 4, 1)  # parts of a horizon: of a day the last 1, 3, 6 and 24 hours
 # Episodes to settle by, and how often a held-out user is drawn for them where there are few.
 _SETTLED, _DRAWS = 4000, 8
 _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
