@@ -221,8 +221,9 @@ def fit_or_reuse(
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
         }
-        # Who is served comes after everybody known: of them the newest are the nearest.
-        judges = last_half(histories, held_out) if story.split == "time" else held_out
+        # Who is served comes after everybody known, unless no moment says so: of them the newest are the nearest.
+        newest = moment is not None and story.split == "time"
+        judges = last_half(histories, held_out) if newest else held_out
         draws = min(max(_SETTLED // max(len(judges), 1), 1), _DRAWS)
         settling = validation_of(story, *drawing, judges, moment, draws=draws)
         once = len(settling) // draws
