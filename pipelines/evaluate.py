@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -42,6 +42,7 @@ from recsys_meta.evaluation.sanity import (
     check_disjoint,
     check_oracle,
     check_shuffled_labels,
+    mean_of_shuffles,
     shuffled_labels,
 )
 from recsys_meta.reports.evaluation import Found, evaluation_page
@@ -136,10 +137,9 @@ def judge_all(
         some = users.take(torch.arange(len(few.user_ids)))
         run = partial(judge_few, story, learner, some, catalogue, name)
         check_batch_size(partial(run, few), (64, 17))
-        shuffled = with_shuffled_labels(few, settings.seed)
-        strangers = shuffled._replace(query=few.query.take(torch.arange(len(few.user_ids)).roll(1)))
-        mixed.append(beyond_strangers(run(shuffled), run(strangers), run(strangers, adapted=False)))
-        priors.append(run(shuffled, adapted=False))
+        on_shuffled, on_shuffled_prior = shuffled_pages(run, few, settings.seed)
+        mixed.append(on_shuffled)
+        priors.append(on_shuffled_prior)
         costs.append(
             {
                 "learner": name,
@@ -159,6 +159,24 @@ def judge_all(
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
     unadapted = unadapted or [pages[0].clear()]
     return pl.concat(pages), pl.concat(unadapted), pl.DataFrame(costs, infer_schema_length=None)
+
+
+def shuffled_pages(
+    run: Callable[..., pl.DataFrame], few: Tasks, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """For the check with shuffled labels: what a learner makes of them beyond what strangers gain, and its prior.
+
+    Few tasks are shuffled several times, so that about as many are looked at as where there are many.
+    run: judges tasks, adapted or not.
+    """
+    tasks = len(few.user_ids)
+    mixed, priors = [], []
+    for number in range(-(-_SANITY_TASKS // tasks)):
+        shuffled = with_shuffled_labels(few, seed + number)
+        strangers = shuffled._replace(query=few.query.take(torch.arange(tasks).roll(1 + number)))
+        mixed.append(beyond_strangers(run(shuffled), run(strangers), run(strangers, adapted=False)))
+        priors.append(run(shuffled, adapted=False))
+    return mean_of_shuffles(mixed), mean_of_shuffles(priors)
 
 
 def fitted(

@@ -18,7 +18,7 @@ from recsys_meta.tensors import Histories
 _PERFECT = {"mae": 0.0, "rmse": 0.0, "ndcg": 1.0, "hit_rate": 1.0, "mrr": 1.0}
 
 _PRIOR = "the prior"
-_SURE = 0.99  # of the interval that speaks against a learner: several metrics and shots are looked at
+_SURE = 0.99  # of the intervals that speak against a learner, of all shots together
 
 
 class SanityError(AssertionError):
@@ -108,7 +108,7 @@ def check_shuffled_labels(
     shuffled: pl.DataFrame,
     priors: pl.DataFrame,
     tolerance: float = 0.02,
-    draws: int = 1000,
+    draws: int = 4000,
     seed: int = 0,
 ) -> None:
     """Adapted on shuffled labels a learner does no better than unadapted: otherwise it knows the query from elsewhere.
@@ -120,9 +120,10 @@ def check_shuffled_labels(
     """
     best = _best(priors).with_columns(pl.lit(_PRIOR).alias("learner"))
     means = summarize(best, draws=1).select("metric", "shot", prior="mean")
+    level = 1 - (1 - _SURE) / shuffled["shot"].n_unique()
     for learner in shuffled["learner"].unique(maintain_order=True).to_list():
         both = pl.concat([shuffled.filter(pl.col("learner") == learner), best])
-        found = paired_differences(both, learner, _PRIOR, draws, seed, level=_SURE).join(
+        found = paired_differences(both, learner, _PRIOR, draws, seed, level=level).join(
             means, on=["metric", "shot"]
         )
         gained = found.filter(
@@ -151,6 +152,13 @@ def beyond_strangers(
         .with_columns(value=pl.col("value") - pl.col("value_stranger") + pl.col("value_prior"))
         .select(own.columns)
     )
+
+
+def mean_of_shuffles(pages: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Judgements of the same tasks under several shuffles, averaged: what one of them gives a few users is mostly chance."""
+    key = ["learner", "metric", "shot", USER_ID, "draw"]
+    mean = pl.col("value").fill_nan(None).mean().fill_null(float("nan"))
+    return pl.concat(pages).group_by(key, maintain_order=True).agg(mean).select(pages[0].columns)
 
 
 def _best(priors: pl.DataFrame) -> pl.DataFrame:

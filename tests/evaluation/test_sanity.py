@@ -13,6 +13,7 @@ from recsys_meta.evaluation.sanity import (
     check_later,
     check_oracle,
     check_shuffled_labels,
+    mean_of_shuffles,
     shuffled_labels,
 )
 from recsys_meta.tables import USER_ID
@@ -92,6 +93,33 @@ def test_a_gain_from_shuffled_labels_is_a_leak() -> None:
         check("mae", -0.1)
     with pytest.raises(SanityError, match="ndcg@10 at shot 5"):
         check("ndcg@10", 0.1)
+
+
+def test_several_shuffles_are_averaged_task_by_task() -> None:
+    nan = float("nan")
+    pages = [judged("mae", {"1": values}) for values in ([0.1, 0.5, nan], [0.3, nan, nan])]
+    mean = mean_of_shuffles(pages)
+    assert mean.columns == pages[0].columns
+    assert mean.drop("value").equals(pages[0].drop("value"))
+    assert mean["value"].to_list()[:2] == pytest.approx([0.2, 0.5])
+    assert mean["value"].is_nan().to_list() == [False, False, True]
+
+
+def test_of_many_shots_one_is_allowed_more_chance_than_a_single_one() -> None:
+    noise = torch.randn(40, generator=torch.Generator().manual_seed(4))
+    noise = (noise - noise.mean()) / noise.std(correction=0)
+    prior = torch.ones(40)
+    lucky = prior - 0.1 + 0.1 / 2.9 * 40**0.5 * noise  # 2.9 standard errors below
+    even = (prior + 0.2).tolist()
+    shots = [str(shot) for shot in range(12)]
+    alone = judged("mae", {"0": lucky.tolist()}), judged("mae", {"0": prior.tolist()})
+    among = (
+        judged("mae", dict.fromkeys(shots, even) | {"0": lucky.tolist()}),
+        judged("mae", dict.fromkeys(shots, prior.tolist())),
+    )
+    with pytest.raises(SanityError, match="mae at shot 0"):
+        check_shuffled_labels(*alone)
+    check_shuffled_labels(*among)
 
 
 def test_what_serves_strangers_as_well_is_no_leak() -> None:
