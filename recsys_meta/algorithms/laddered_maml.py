@@ -48,6 +48,7 @@ _FACTOR_SCALE = 10.0  # p . q is a chance, mostly small; what its curve stands f
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS; plus nothing
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
+_FEWEST = 20  # episodes that can say anything
 _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
@@ -306,8 +307,8 @@ def _settle_curve(
 
 
 def _mean_and_error(gained: Tensor) -> tuple[float, float]:
-    """The mean and its standard error; 0 and 0 of nothing."""
-    if not len(gained):
+    """The mean and its standard error; 0 and 0 of too few to say."""
+    if len(gained) < _FEWEST:
         return 0.0, 0.0
     return float(gained.mean()), float(gained.std(correction=0)) / len(gained) ** 0.5
 

@@ -66,6 +66,15 @@ def test_with_history_nothing_changes() -> None:
     )
 
 
+def test_a_few_users_settle_nothing() -> None:
+    learner = learner_with_biases(wanted_by_all())
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    settle(learner, [episodes(WORLD, HELD_OUT[:19], implicit=True, shots=2, query=4, seed=1)])
+    moved = [name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])]
+    assert moved == ["departure"]  # without history it is popularity, unless enough users gain
+    assert learner.departure == 0
+
+
 def test_without_validation_users_everything_stays() -> None:
     learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
     settle(learner, [])
