@@ -119,13 +119,8 @@ def judge_all(
     choices = choices_of(settings)
     pages, mixed, priors, costs = [], [], [], []
     unadapted = []
-    for place, (name, choice) in enumerate(zip(unique_names(choices), choices, strict=True)):
-        story = with_window(settings, choice)
-        if place < len(settings.learners):
-            paced = at_pace(story, choice, trial.inputs, trial.moment, trial.horizon)
-            story, choice = paced.story, paced.learner
-            if paced.why:
-                log.info("%s: %s; fitted with %s", name, paced.why, paced)
+    for place, (name, chosen) in enumerate(zip(unique_names(choices), choices, strict=True)):
+        story, choice = suited(settings, chosen, trial, name)
         with cost() as fitting:
             model = fitted(story, choice, trial, workspace)
         fit_cost = kept_cost(workspace.model(model.version) / "cost.json", fitting, anew=not model.reused)
@@ -314,6 +309,19 @@ def on_trial(
     catalogue = catalogue_at(clock_of(settings, features, known, eligible), trial.moment)
     users = model.bundle.user_encoder.encode(trial.tasks.user_ids, inputs.users)
     return model.bundle.learner, users, catalogue
+
+
+def suited(
+    settings: EvaluateSettings, choice: LearnerSettings | BaselineSettings, trial: Trial, name: str
+) -> tuple[EvaluateSettings, LearnerSettings | BaselineSettings]:
+    """The settings that one of the judged is fitted and judged with: of a learner what suits how fast items come and go."""
+    story = with_window(settings, choice)
+    if isinstance(choice, BaselineSettings):
+        return story, choice
+    paced = at_pace(story, choice, trial.inputs, trial.moment, trial.horizon)
+    if paced.why:
+        log.info("%s: %s; fitted with %s", name, paced.why, paced)
+    return paced.story, paced.learner
 
 
 def judge_few(

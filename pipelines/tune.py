@@ -22,8 +22,8 @@ from pipelines.evaluate import (
     fitted,
     judge,
     on_trial,
+    suited,
     unique_names,
-    with_window,
 )
 from pipelines.inputs import read_inputs
 from pipelines.judged import Trial, trial_of
@@ -97,7 +97,7 @@ def trials_of(
     def value_of(suggest: optuna.Trial) -> float:
         parameters = {key: suggested(suggest, key, given) for key, given in space.items()}
         with cost() as spent:
-            value = validated(settings, with_parameters(choice, parameters), parameters, trial, known)
+            value = validated(settings, with_parameters(choice, parameters), parameters, trial, known, name)
         rows.append(
             {
                 "learner": name,
@@ -138,11 +138,11 @@ def training_of(parameters: Summary) -> dict[str, Any]:
 
 
 def validated(
-    settings: TuneSettings, choice: Choice, parameters: Summary, trial: Trial, known: Histories
+    settings: TuneSettings, choice: Choice, parameters: Summary, trial: Trial, known: Histories, name: str
 ) -> float:
     """The mean over the shots of the chief metric, on validation users."""
     training = TrainingSettings(**settings.training.model_dump() | training_of(parameters))
-    story = with_window(settings, choice).model_copy(update={"training": training})
+    story, choice = suited(settings.model_copy(update={"training": training}), choice, trial, name)
     with TemporaryDirectory() as folder:
         workspace = store.Workspace(Path(folder))
         with workspace.lock("trial"):

@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from pipelines import evaluate, nightly
+from pipelines import evaluate, nightly, tune
 from pipelines.inputs import read_inputs
 from pipelines.learning import at_pace
 from pipelines.loading import load
-from pipelines.settings import EvaluateSettings, NightSettings, duration_text
+from pipelines.settings import EvaluateSettings, NightSettings, TuneSettings, duration_text
 
 FIRST, DAYS = datetime(2026, 3, 1, tzinfo=UTC), 8
 MAPPING = "interactions: {path: clicks.parquet, timestamp: at}\nworkspace: workspace\n"
@@ -81,6 +81,19 @@ def test_an_evaluation_fits_its_learners_so_and_leaves_the_baselines_alone(tmp_p
     assert "Popularity: items come and go" not in caplog.text
     # By now the most clicked of all time are of no use; the learner knows what is new.
     assert result["shots"]["0"]["default"] > 2 * result["shots"]["0"]["best_baseline"]
+
+
+def test_tuning_fits_its_trials_as_the_evaluation_will(tmp_path, caplog) -> None:
+    maml = "recsys_meta.algorithms.maml.MAML"
+    text = EVALUATION.replace("recsys_meta.algorithms.laddered.Laddered", maml)
+    text += f"trials: 2\nspaces: {{{maml}: {{dim: {{choices: [4]}}}}}}\n"
+    (clicks(tmp_path, lives=8) / "tune.yaml").write_text(text)
+    loaded = load(TuneSettings, [tmp_path / "tune.yaml"], ())
+    with caplog.at_level(logging.INFO):
+        found = tune.tune(loaded.settings, loaded.fingerprint)
+    assert caplog.text.count("MAML: items come and go") == 2
+    best = {name: row["value"] for name, row in found["best"].items()}
+    assert best["MAML"] > 2 * best["Popularity"]
 
 
 def test_a_night_says_which_settings_would_suit(tmp_path, caplog) -> None:
