@@ -243,12 +243,13 @@ class LadderedMAML(MAML):
         """[T, I], or [T, Q] with ``index``."""
         assert items.log_popularity is not None
         scores, affinity, learned = super().predict(state, items, index), state["affinity"], state["learned"]
-        if index is None:
+        popularity = items.log_popularity if index is None else items.log_popularity[index]
+        if self.vocabulary == 1:  # the ladder has nothing to add
+            pass
+        elif index is None:
             scores = scores + affinity[:, items.ids] + state["trust"] * items.bias
-            popularity = items.log_popularity
         else:
             scores = scores + affinity.gather(1, items.ids[index]) + state["trust"] * items.bias[index]
-            popularity = items.log_popularity[index]
         return torch.lerp(popularity.expand_as(scores), scores, learned)
 
     def task_loss(
