@@ -244,12 +244,11 @@ class LadderedMAML(MAML):
         assert items.log_popularity is not None
         scores, affinity, learned = super().predict(state, items, index), state["affinity"], state["learned"]
         popularity = items.log_popularity if index is None else items.log_popularity[index]
-        if self.vocabulary == 1:  # the ladder has nothing to add
-            pass
-        elif index is None:
-            scores = scores + affinity[:, items.ids] + state["trust"] * items.bias
-        else:
-            scores = scores + affinity.gather(1, items.ids[index]) + state["trust"] * items.bias[index]
+        if self.vocabulary > 1:  # else the ladder has nothing to add
+            of_ladder = affinity[:, items.ids] if index is None else affinity.gather(1, items.ids[index])
+            scores = (
+                scores + of_ladder + state["trust"] * (items.bias if index is None else items.bias[index])
+            )
         return torch.lerp(popularity.expand_as(scores), scores, learned)
 
     def task_loss(
