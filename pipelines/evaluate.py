@@ -31,7 +31,7 @@ from recsys_meta.evaluation.breakdown import (
 from recsys_meta.evaluation.intervals import (
     LOWER_IS_BETTER,
     against_prior,
-    paired_differences,
+    differences_to,
     shot_order,
     summarize,
 )
@@ -394,9 +394,8 @@ def against_best(
     for shot in sorted(chief["shot"].unique().to_list(), key=shot_order):
         some = chief.filter(pl.col("shot") == shot)
         best = best_baseline(summary, chief["metric"][0], shot, baselines)
-        for name in some["learner"].unique(maintain_order=True).to_list():
-            if best is not None and name != best["learner"]:
-                pages.append(paired_differences(some, name, best["learner"], draws, seed))
+        if best is not None:
+            pages.append(differences_to(some, best["learner"], draws, seed))
     return pl.concat(pages) if pages else against_prior(chief.clear(), chief.clear(), draws, seed)
 
 

@@ -66,13 +66,21 @@ def paired_differences(
     users, judged by their own values) and verdict: "better" or "worse" where the interval excludes zero, else "undecided".
     Raises KeyError if one of the two was not judged.
     """
-    per_user = _per_user(judgements)
     for name in (learner, against):
-        if name not in per_user["learner"]:
+        if name not in judgements["learner"]:
             raise KeyError(
-                f"no judgements of {name!r}; found {per_user['learner'].unique().sort().to_list()}"
+                f"no judgements of {name!r}; found {judgements['learner'].unique().sort().to_list()}"
             )
-    left = per_user.filter(pl.col("learner") == learner)
+    both = judgements.filter(pl.col("learner").is_in([learner, against]))
+    return differences_to(both, against, draws, seed, level)
+
+
+def differences_to(
+    judgements: pl.DataFrame, against: str, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> pl.DataFrame:
+    """``paired_differences`` of everybody else to one learner."""
+    per_user = _per_user(judgements)
+    left = per_user.filter(pl.col("learner") != against)
     right = per_user.filter(pl.col("learner") == against).drop("learner")
     pairs = left.join(right, on=["metric", "shot", USER_ID], suffix="_against", maintain_order="left")
     return _differences(pairs.with_columns(against=pl.lit(against)), draws, seed, level)

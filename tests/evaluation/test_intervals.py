@@ -6,7 +6,12 @@ import polars as pl
 import pytest
 import torch
 
-from recsys_meta.evaluation.intervals import against_prior, paired_differences, summarize
+from recsys_meta.evaluation.intervals import (
+    against_prior,
+    differences_to,
+    paired_differences,
+    summarize,
+)
 from recsys_meta.tables import USER_ID
 
 
@@ -155,6 +160,16 @@ def test_the_difference_of_squared_errors_is_that_of_their_roots() -> None:
     )
     row = paired_differences(table, "a", "b").row(0, named=True)
     assert (row["metric"], row["difference"], row["verdict"]) == ("rmse", 1.0, "worse")
+
+
+def test_differences_of_all_to_one_are_those_of_each_pair() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(3, 40, 1, generator=generator).tolist()
+    table = pl.concat(
+        judgements(some, learner=name, metric="ndcg@10") for name, some in zip("abc", values, strict=True)
+    )
+    pairs = [paired_differences(table, name, "b", draws=200) for name in "ac"]
+    assert differences_to(table, "b", draws=200).equals(pl.concat(pairs))
 
 
 def test_a_learner_that_was_not_judged_is_named() -> None:
