@@ -422,7 +422,7 @@ def _bytes(source: Source, part: _Part) -> bytes:
         lzma.LZMAError,
         EOFError,
         OSError,
-        NotImplementedError,
+        NotImplementedError,  # raised by zipfile: a packing that it does not know
         RuntimeError,
     ) as error:
         raise InputError(f"{part.name}: damaged or cut short: {_first_line(error)}") from error
