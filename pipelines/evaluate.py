@@ -128,7 +128,7 @@ def judge_all(
             learner, users, catalogue = on_trial(story, model, trial, known)
             pages.append(judge(story, learner, users, trial.tasks, catalogue, name=name, groups=groups))
         if place < len(settings.learners):
-            unadapted.append(judge(story, learner, users, trial.tasks, catalogue, name=name, adapted=False))
+            unadapted.append(judge_unadapted(story, learner, users, trial.tasks, catalogue, name))
         some = users.take(torch.arange(len(few.user_ids)))
         run = partial(judge_few, story, learner, some, catalogue, name)
         check_batch_size(partial(run, few), (64, 17))
@@ -338,6 +338,21 @@ def judge_few(
     return judge(
         settings, learner, users, tasks, catalogue, name=name, batch_size=batch_size, adapted=adapted
     )
+
+
+def judge_unadapted(
+    settings: EvaluateSettings,
+    learner: Learner,
+    users: Features,
+    tasks: Tasks,
+    catalogue: Catalogue,
+    name: str,
+) -> pl.DataFrame:
+    """What users harmed by adaptation are told by: at shot 0 there is none."""
+    shots = [shot for shot in settings.protocol.shots if shot != 0]
+    protocol = settings.protocol.model_copy(update={"shots": shots})
+    story = settings.model_copy(update={"protocol": protocol})
+    return judge(story, learner, users, tasks, catalogue, name=name, adapted=False)
 
 
 def with_shuffled_labels(tasks: Tasks, seed: int) -> Tasks:

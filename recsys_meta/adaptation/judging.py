@@ -231,28 +231,47 @@ def _measured(
     prepare: Prepare,
     measure: Callable[[ScoresOf, Examples, Examples], dict[str, Tensor]],
 ) -> "_Book":
-    """Runs all tasks through all shots, without dropout. measure: scores, query and support used -> metrics to [B]."""
+    """Runs all tasks through all shots, without dropout. measure: scores, query and support used -> metrics to [B].
+
+    A task whose support is no longer than at the shot before is not run again: all is as it was.
+    """
     device = catalogue.log_popularity.device
     some_of = last if newest else head
     histories = [support if shot is None else some_of(support, shot) for shot in shots]
     book = _Book()
+
+    def judged(rows: Tensor, history: Histories, prior: TaskState, adapts: bool) -> dict[str, Tensor]:
+        used = collate(history, rows)
+        given = prepare(used, rows).to(device)
+        state = learner.adapt(given, users.take(rows).to(device), codes) if adapts else prior
+        scores_of = partial(_scores, learner, state, prior, codes)
+        found = measure(scores_of, collate(query, rows).to(device), used.to(device))
+        if learner.meta_trained and adapts:
+            losses = [learner.task_loss(which, given, codes) for which in (prior, state)]
+            found |= dict(zip(SUPPORT_LOSSES, losses, strict=True))
+        return {name: values.cpu() for name, values in found.items()}
+
     training = learner.training
     learner.eval()
     try:
         codes = learner.encode(catalogue)
-        for rows in torch.split(torch.arange(len(support.offsets) - 1), batch_size):
-            some = users.take(rows).to(device)
-            judged = collate(query, rows).to(device)
-            prior = learner.adapt(collate(head(support, 0), rows).to(device), some, codes)
-            for shot, history in zip(shots, histories, strict=True):
-                used = collate(history, rows)
-                given = prepare(used, rows).to(device)
-                state = prior if shot == 0 or not adapted else learner.adapt(given, some, codes)
-                scores_of = partial(_scores, learner, state, prior, codes)
-                book.enter(shot, rows, measure(scores_of, judged, used.to(device)))
-                if learner.meta_trained and adapted and shot != 0:
-                    losses = [learner.task_loss(which, given, codes) for which in (prior, state)]
-                    book.enter(shot, rows, dict(zip(SUPPORT_LOSSES, losses, strict=True)))
+        for batch in torch.split(torch.arange(len(support.offsets) - 1), batch_size):
+            nobody = collate(head(support, 0), batch).to(device)
+            priors = learner.adapt(nobody, users.take(batch).to(device), codes)
+            page: dict[str, Tensor] = {}
+            lengths = begun = torch.full_like(batch, -1)
+            for place, (shot, history) in enumerate(zip(shots, histories, strict=True)):
+                if 0 in shots[max(place - 1, 0) : place + 1]:  # nothing is adapted there, unlike elsewhere
+                    page, lengths = {}, begun
+                anew = (history.lengths[batch] != lengths).nonzero().squeeze(1)
+                lengths = history.lengths[batch]
+                if len(anew):
+                    prior = {name: value[anew.to(device)] for name, value in priors.items()}
+                    found = judged(batch[anew], history, prior, adapted and shot != 0)
+                    for name, values in found.items():
+                        rows = page.get(name, values.new_empty(len(batch)))
+                        page[name] = rows.index_copy(0, anew, values)
+                book.enter(shot, batch, page)
     finally:
         learner.train(training)
     return book

@@ -103,25 +103,22 @@ def against_prior(
 
 def _per_user(judgements: pl.DataFrame) -> pl.DataFrame:
     """The mean over the draws of each user; null where none could be judged. Cells keep their order, shots rise."""
-    per_user = (
-        judgements.with_columns(pl.col("value").fill_nan(None))
-        .group_by([*_CELL, USER_ID], maintain_order=True)
-        .agg(pl.col("value").mean())
-    )
-    places = per_user.select(
-        pl.col(name).replace_strict(_places(per_user[name]), return_dtype=pl.Float64).alias(name)
-        for name in _CELL
-    )
-    order = places.with_row_index("row").sort([*_CELL, "row"])["row"]
-    return per_user[order]
+    per_user = judgements.select(*_CELL, USER_ID, "draw", pl.col("value").fill_nan(None))
+    if per_user["draw"].n_unique() > 1:
+        per_user = per_user.group_by([*_CELL, USER_ID], maintain_order=True).agg(pl.col("value").mean())
+    cell = torch.zeros(len(per_user), dtype=torch.int64)
+    for name in _CELL:
+        places = _places(per_user[name])
+        cell = cell * len(places) + per_user[name].replace_strict(places).cast(pl.Int64).to_torch()
+    return per_user.select(*_CELL, USER_ID, "value")[cell.argsort(stable=True).numpy()]
 
 
-def _places(names: pl.Series) -> dict[str, float]:
+def _places(names: pl.Series) -> dict[str, int]:
     """Where each name goes: shots by size, everything else by first appearance."""
     unique: list[str] = names.unique(maintain_order=True).to_list()
     if names.name == "shot":
-        return {name: shot_order(name) for name in unique}
-    return {name: float(place) for place, name in enumerate(unique)}
+        unique.sort(key=shot_order)
+    return {name: place for place, name in enumerate(unique)}
 
 
 def _matrices(per_user: pl.DataFrame, columns: list[str]) -> tuple[pl.DataFrame, list[Tensor]]:

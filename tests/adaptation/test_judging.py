@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from torch import Tensor
 
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
@@ -128,12 +129,32 @@ def test_shot_k_adapts_on_the_first_k_rows_of_the_support() -> None:
     prior, two, everything = learner.seen
     assert prior.shots.tolist() == [0] * TASKS
     assert two.shots.tolist() == [min(task % 8, 2) for task in range(TASKS)]
-    assert everything.shots.tolist() == [task % 8 for task in range(TASKS)]
+    # Whoever has no more than two stands at "all" where it stood before.
+    assert everything.shots.tolist() == [task % 8 for task in range(TASKS) if task % 8 > 2]
     for task in range(TASKS):
         start = int(SUPPORT.offsets[task])
         kept = two.mask[task]
         assert two.items[task][kept].tolist() == SUPPORT.items[start : start + int(kept.sum())].tolist()
         assert two.targets[task][kept].tolist() == SUPPORT.values[start : start + int(kept.sum())].tolist()
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize("shots", [(0, 2, 5, None), (None, 5, 0, 2), (2, 2, 0)])
+def test_judged_at_several_shots_is_judged_at_each_alone(
+    shots: tuple[int | None, ...], adapted: bool
+) -> None:
+    arguments: dict[str, Any] = {"user_ids": USER_IDS, "draws": DRAWS, "adapted": adapted, "batch_size": 5}
+    for learner in (Halving(SIZES), ItemMeanUserBias(SIZES)):
+        for judge in (judge_rating, judge_ranking):
+            parts = [
+                judge(learner, SUPPORT, QUERY, NOBODY, CATALOGUE, shots=(shot,), **arguments)
+                for shot in shots
+            ]
+            together = judge(learner, SUPPORT, QUERY, NOBODY, CATALOGUE, shots=shots, **arguments)
+            columns = ["shot", "metric", "user_id", "draw", "value"]
+            assert_frame_equal(
+                together.sort(columns), pl.concat(parts).sort(columns), check_row_order=True, abs_tol=1e-6
+            )
 
 
 def test_shot_k_adapts_on_the_last_k_rows_where_the_newest_are_wanted() -> None:
