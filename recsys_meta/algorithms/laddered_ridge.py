@@ -1,17 +1,19 @@
 """A meta-learned prior for ratings, solved, whose item factors start from the strongest simple recommender's, doubts and all.
 
 L. Bertinetto, J. Henriques, P. Torr, A. Vedaldi: Meta-learning with Differentiable Closed-form Solvers, ICLR 2019: MAML's inner
-loop run to its end. For a user with ratings r_j of the support items S, and w_u = (o_u, phi_u),
+loop run to its end. For a user with n ratings r_j of the support items S, and w_u = (o_u, phi_u),
 
-    score(u, i) = b_i + o_u + phi_u . q_i
+    score(u, i) = b_i + s(n) d_i + o_u + phi_u . q_i
     w_u = argmin  sum over j in S of [(r_j - score(u, j))^2 + sum over f of v_jf phi_uf^2] / noise_j
                 + (w_u - theta_u)^T D (w_u - theta_u)
 
 theta_u is the shared initialization plus what is known of the user. q, b and v, how uncertain each entry of q is, start at their
 variational posterior (``models.variational_factors``), and noise and D at its estimates: ALS folded in is that with v = 0,
-theta = 0 and a ridge tuned by hand. From there theta, D, noise and changes of q and b (of ids, and of the content, which alone
-speaks for items that nobody has rated) are meta-trained through the solve. A quadratic price holds the changes at 0 unless
-training users keep saying otherwise.
+theta = 0 and a ridge tuned by hand. d is what the marginal bias of an item, that of the model without factors, has beyond b:
+where little is known of the user it foretells more. s, a curve over n, starts at 1.
+
+From there theta, D, noise, s and changes of q and b (of ids, and of the content, which alone speaks for items that nobody has
+rated) are meta-trained through the solve. A quadratic price holds the changes at 0 unless training users keep saying otherwise.
 
 The meta-loss is the mean of squared and absolute error: ratings are judged by both.
 """
@@ -28,8 +30,11 @@ from recsys_meta.algorithms.ridge import cholesky
 from recsys_meta.algorithms.scorer import Scorer
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.losses import masked_mean
+from recsys_meta.models.shot_curve import ShotCurve
 from recsys_meta.models.variational_factors import variational_factors
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
+
+_CURVE_LR = 0.03  # of a few weights that all episodes speak of
 
 
 class LadderedRidge(Scorer):
@@ -48,6 +53,7 @@ class LadderedRidge(Scorer):
     factor: Tensor  # [ids, F]: q at the start
     variance: Tensor  # [ids, F]: v
     start_bias: Tensor  # [ids]: mean + b at the start
+    marginal_shift: Tensor  # [ids]: d
 
     def __init__(
         self, sizes: Sizes, *, factors: int = 16, rounds: int = 15, stay: float = 0.1, **settings: Any
@@ -62,6 +68,8 @@ class LadderedRidge(Scorer):
         self.register_buffer("factor", torch.zeros(sizes.item.ids, factors))
         self.register_buffer("variance", torch.zeros(sizes.item.ids, factors))
         self.register_buffer("start_bias", torch.zeros(sizes.item.ids))
+        self.register_buffer("marginal_shift", torch.zeros(sizes.item.ids))
+        self.shift_curve = ShotCurve(1.0)
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """The variational factorization; of the unknown item nothing is learned."""
@@ -82,6 +90,7 @@ class LadderedRidge(Scorer):
         self.factor.copy_(found.vectors)
         self.variance.copy_(found.variance)
         self.start_bias.copy_(found.mean + found.bias)
+        self.marginal_shift.copy_(found.marginal_bias - found.bias)
         with torch.no_grad():
             self.log_noise.fill_(found.noise.log().item())
             self.log_precision[0] = found.offset_precision.log()
@@ -98,31 +107,42 @@ class LadderedRidge(Scorer):
         turn = left @ right
         self.factor.copy_(self.factor @ turn)
         self.variance.copy_(self.variance @ turn.square())
-        for name in ("factor", "variance", "start_bias"):
+        for name in ("factor", "variance", "start_bias", "marginal_shift"):
             getattr(self, name)[:known] = state[name]
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
-        """vectors [I, F]: q; bias [I]: mean + b."""
+        """vectors [I, F + 1]: q, d; bias [I]: mean + b."""
         codes, ids = super().encode(catalogue), catalogue.features.ids
-        return codes._replace(
-            vectors=self.factor[ids] + codes.vectors, bias=self.start_bias[ids] + codes.bias
-        )
+        vectors = torch.cat([self.factor[ids] + codes.vectors, self.marginal_shift[ids].unsqueeze(1)], 1)
+        return codes._replace(vectors=vectors, bias=self.start_bias[ids] + codes.bias)
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
-        """{"user": [T, F], "offset": [T]}: the posterior mean."""
-        theta = self.head.start(users)
+        """{"user": [T, F + 1], the posterior mean of phi, and s; "offset": [T], that of o}."""
+        theta = self._start(support, users)
         residuals = support.targets - self.predict(theta, items, support.items)
-        vectors = items.vectors[support.items]
+        vectors = items.vectors[support.items][..., :-1]
         inputs = torch.cat([torch.ones_like(vectors[..., :1]), vectors], 2)
         ids = items.ids[support.items]
         weight = (support.mask / self.log_noise[ids].exp()).unsqueeze(2)
         unsure = pad((self.variance[ids] * weight).sum(1), (1, 0))
-        start = torch.cat([theta["offset"].unsqueeze(1), theta["user"]], 1)
+        start = torch.cat([theta["offset"].unsqueeze(1), theta["user"][:, :-1]], 1)
         weighed = inputs.mT * weight.mT
         quadratic = weighed @ inputs + (self.log_precision.exp() + unsure).diag_embed()
         linear = (weighed @ residuals.unsqueeze(2)).squeeze(2) - unsure * start
         change = torch.cholesky_solve(linear.unsqueeze(2), cholesky(quadratic)).squeeze(2)
-        return {"user": theta["user"] + change[:, 1:], "offset": theta["offset"] + change[:, 0]}
+        return {
+            "user": theta["user"] + pad(change[:, 1:], (0, 1)),
+            "offset": theta["offset"] + change[:, 0],
+        }
+
+    def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """theta, and s without history."""
+        return self._start(support.emptied(), users)
+
+    def _start(self, support: Examples, users: Features) -> TaskState:
+        theta = self.head.start(users)
+        share = self.shift_curve(support.shots).unsqueeze(1)
+        return theta | {"user": torch.cat([theta["user"], share], 1)}
 
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
@@ -140,5 +160,16 @@ class LadderedRidge(Scorer):
         )
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """None decays: ``weight_decay`` is one number for all learners of a config, and here ``stay`` takes its place."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "weight_decay": 0.0}]
+        """The curve in larger steps. None decays: ``weight_decay`` is one number for all learners of a config, and here
+        ``stay`` takes its place.
+        """
+        curve = list(self.shift_curve.parameters())
+        others = [
+            weight
+            for name, weight in self.named_parameters()
+            if not name.startswith("shift_curve") and weight.requires_grad
+        ]
+        return [
+            {"params": curve, "weight_decay": 0.0, "lr": _CURVE_LR},
+            {"params": others, "weight_decay": 0.0},
+        ]

@@ -9,6 +9,9 @@ Y. Koren, R. Bell, C. Volinsky, IEEE Computer 42(8), 2009.
 ALS puts point estimates in the place of these Gaussians, so that an item rated twice counts as much in a fold-in as one rated a
 thousand times, and it needs its ridge tuned; here the ridge is what the data say. With F factors and D = F + 1 a round costs
 D^2 operations per rating and D^3 per user and item.
+
+b_i is estimated beside p_u . q_i, for users whose p_u is known. The marginal bias is that of the model without factors: what an
+item's raters give it, whatever their tastes, which foretells more of users of whom nothing is known.
 """
 
 import warnings
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 
 _USERS = 8192  # whose covariances stand in memory at a time
+_TURNS = 10  # of items and users, for the marginal biases
 
 
 class VariationalFactors(NamedTuple):
@@ -25,6 +29,7 @@ class VariationalFactors(NamedTuple):
 
     mean: Tensor  # [] of all ratings
     bias: Tensor  # [N]
+    marginal_bias: Tensor  # [N]: where the factors of the user are unknown
     vectors: Tensor  # [N, F]
     variance: Tensor  # [N, F]: of the entries of vectors
     noise: Tensor  # [] variance
@@ -86,7 +91,37 @@ def variational_factors(
         rated = counts > 0
         item_precision = 1 / (centre.square() + moments.diagonal(dim1=1, dim2=2))[rated].mean(0)
     variance = moments.diagonal(dim1=1, dim2=2)[:, 1:]
-    return VariationalFactors(mean, centre[:, 0], centre[:, 1:], variance, noise, user_precision[0])
+    taste = (centre[:, 1:].square() + variance).sum(1)  # the variance of p_u . q_i
+    marginal = _biases(
+        owners,
+        items,
+        ratings - mean,
+        centre[:, 0],
+        (noise + taste) * item_precision[0],
+        (noise + taste[items].mean()) * user_precision[0],
+        torch.bincount(owners, minlength=users),
+    )
+    return VariationalFactors(mean, centre[:, 0], marginal, centre[:, 1:], variance, noise, user_precision[0])
+
+
+def _biases(
+    owners: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    bias: Tensor,
+    of_item: Tensor,
+    of_user: Tensor,
+    rated: Tensor,
+) -> Tensor:
+    """The biases of items, [N], beside those of users, fitted in turn from ``bias`` on. ratings: above the mean; of_item [N],
+    of_user []: how many ratings at a bias of 0 their priors are worth; rated: [U], how many ratings users have.
+    """
+    counts = torch.bincount(items, minlength=len(bias))
+    for _ in range(_TURNS):
+        left = torch.zeros(len(rated)).index_add(0, owners, ratings - bias[items])
+        of_owners = (left / (rated + of_user))[owners]
+        bias = torch.zeros(len(bias)).index_add(0, items, ratings - of_owners) / (counts + of_item)
+    return bias
 
 
 def _seen_from_the_other_side(centre: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ from toy_world import episodes, histories, meta_train, toy_world, uneven
 from recsys_meta.algorithms.laddered_ridge import LadderedRidge
 from recsys_meta.baselines.fold_in import diagonal, with_constant
 from recsys_meta.models.ridge_solutions import ridge_solution
+from recsys_meta.models.variational_factors import VariationalFactors, variational_factors
 
 WORLD = toy_world()
 TRAIN = torch.arange(120)
@@ -24,14 +25,18 @@ def test_the_state_is_the_minimum_that_the_file_states() -> None:
     meta_train(learner, WORLD, TRAIN, implicit=False, steps=5)
     with torch.no_grad():
         codes, support = learner.encode(WORLD.catalogue), uneven(BATCH.support)
-        theta, found = learner.prior(support, BATCH.users, codes), learner.adapt(support, BATCH.users, codes)
+        theta, found = learner._start(support, BATCH.users), learner.adapt(support, BATCH.users, codes)
         vectors, ids = codes.vectors[support.items].double(), codes.ids[support.items]
+        share = learner.shift_curve(support.shots)
         weight = support.mask / learner.log_noise[ids].exp().double()
         variance, precision = learner.variance[ids].double(), learner.log_precision.exp().double()
         left = (support.targets - codes.bias[support.items]).double()
-        start = torch.cat([theta["offset"][:, None], theta["user"]], 1).double()
-    w = torch.cat([found["offset"][:, None], found["user"]], 1).double().requires_grad_()
-    error = left - w[:, :1] - (vectors @ w[:, 1:, None]).squeeze(2)
+        start = torch.cat([theta["offset"][:, None], theta["user"][:, :-1]], 1).double()
+        left -= share[:, None] * vectors[..., -1]
+    assert theta["user"][:, -1].tolist() == share.tolist() == found["user"][:, -1].tolist()
+    assert learner.prior(support, BATCH.users, codes)["user"][0, -1] == learner.shift_curve.values[0]
+    w = torch.cat([found["offset"][:, None], found["user"][:, :-1]], 1).double().requires_grad_()
+    error = left - w[:, :1] - (vectors[..., :-1] @ w[:, 1:, None]).squeeze(2)
     unsure = (variance * w[:, None, 1:].square()).sum(2)
     objective = (weight * (error.square() + unsure)).sum() + (precision * (w - start).square()).sum()
     (slope,) = torch.autograd.grad(objective, w)
@@ -39,21 +44,44 @@ def test_the_state_is_the_minimum_that_the_file_states() -> None:
     assert (w - start).abs().max() > 0.1
 
 
+def variational_factors_of_the_toy() -> VariationalFactors:
+    events = histories(WORLD, TRAIN, implicit=False)
+    return variational_factors(
+        events.owners(),
+        len(TRAIN),
+        WORLD.catalogue.features.ids[events.items],
+        WORLD.sizes.item.ids,
+        events.values,
+        factors=3,
+        rounds=15,
+    )
+
+
 @torch.no_grad()
 def test_without_doubts_and_meta_training_it_is_the_fold_in_of_als() -> None:
     learner = fitted()
     learner.variance.zero_()
+    learner.shift_curve.values.zero_()
     codes = learner.encode(WORLD.catalogue)
     found = learner.adapt(BATCH.support, BATCH.users, codes)
+    vectors = with_constant(codes.vectors[:, :-1])
     left = BATCH.support.targets - codes.bias[BATCH.support.items]
     noise, precision = learner.log_noise[0].exp(), learner.log_precision.exp()
-    ridge = diagonal(float(precision[0] * noise), float(precision[1] * noise), with_constant(codes.vectors))
-    expected = ridge_solution(
-        with_constant(codes.vectors)[BATCH.support.items], left, BATCH.support.mask, ridge
-    )
+    ridge = diagonal(float(precision[0] * noise), float(precision[1] * noise), vectors)
+    expected = ridge_solution(vectors[BATCH.support.items], left, BATCH.support.mask, ridge)
     torch.testing.assert_close(
-        torch.cat([found["offset"][:, None], found["user"]], 1), expected, rtol=1e-3, atol=1e-4
+        torch.cat([found["offset"][:, None], found["user"][:, :-1]], 1), expected, rtol=1e-3, atol=1e-4
     )
+
+
+@torch.no_grad()
+def test_without_history_an_item_is_worth_what_its_raters_give_it() -> None:
+    learner = fitted()
+    codes = learner.encode(WORLD.catalogue)
+    found = variational_factors_of_the_toy()
+    scores = learner.predict(learner.prior(BATCH.support, BATCH.users, codes), codes)
+    torch.testing.assert_close(scores, (found.mean + found.marginal_bias)[codes.ids].expand(len(scores), -1))
+    assert (found.marginal_bias - found.bias).abs().max() > 0.01
 
 
 @torch.no_grad()

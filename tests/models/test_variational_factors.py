@@ -46,3 +46,18 @@ def test_users_in_blocks_give_the_same_factors(monkeypatch) -> None:
     monkeypatch.setattr(module, "_USERS", 37)
     for one, other in zip(fitted(rounds=3), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_marginal_biases_are_those_of_the_ridge_without_factors() -> None:
+    owners, items, ratings, _ = simulated()
+    centred = ratings - ratings.mean()
+    of_item, of_user = 2 + torch.arange(ITEMS) / 10, torch.tensor(3.0)
+    found = module._biases(
+        owners, items, centred, torch.zeros(ITEMS), of_item, of_user, torch.bincount(owners, minlength=USERS)
+    )
+    rows = torch.arange(len(items))
+    design = torch.zeros(len(items), ITEMS + USERS, dtype=torch.float64)
+    design[rows, items] = design[rows, ITEMS + owners] = 1.0
+    prior = torch.cat([of_item, of_user.expand(USERS)]).double().diag()
+    expected = torch.linalg.solve(design.T @ design + prior, design.T @ centred.double())[:ITEMS]
+    torch.testing.assert_close(found.double(), expected, rtol=0.0, atol=5e-4)
