@@ -14,7 +14,7 @@ import torch
 
 from pipelines.inputs import Inputs, declared
 from pipelines.judged import drawn
-from pipelines.learning import Model, Wanted, clock_of, validation_of, with_negatives
+from pipelines.learning import Model, Wanted, clock_of, clock_without, validation_of, with_negatives
 from pipelines.settings import Story
 from recsys_meta import store
 from recsys_meta.adaptation.judging import judge_ranking, judge_rating
@@ -180,7 +180,7 @@ def judged_alike(
     rows = drawn(training_users, held_out, max_users)
     histories = inputs.histories.take(rows_of(training_users, inputs.user_ids).cast(pl.Int64).to_torch())
     items, users = _numbered(len(inputs.item_ids)), _numbered(len(training_users))
-    clock = clock_of(story, items, inputs.sightings)
+    clock = clock_without(story, items, inputs, training_users, held_out)
     batches = validation_of(story, _EVERYTHING, histories, users, training_users, clock, rows, moment)
     pages = [
         page

@@ -176,6 +176,10 @@ def fit_or_reuse(
         if warm is not None:
             learner.continue_from(warm.learner.state_dict())
         drawing = (learner, histories, users, training_users, clock)
+        judging_clock = clock_without(
+            story, item_encoder.encode(items, inputs.items), inputs, training_users, held_out
+        )
+        judging = (*drawing[:-1], judging_clock)
 
         def drawn(story: Story) -> Sampler:
             draw = partial(sampler_of, story, *drawing, train, moment, counted=train)
@@ -183,7 +187,7 @@ def fit_or_reuse(
             return sampler if warm is None or len(sampler) else draw()  # no task is new
 
         sampler = drawn(story)
-        validation = validation_of(story, *drawing, held_out, moment)
+        validation = validation_of(story, *judging, held_out, moment)
         if len(sampler) == 0:
             raise ingest.InputError(
                 f"no episode can be drawn from the {events.height} events of {len(train)} users to train on"
@@ -225,7 +229,7 @@ def fit_or_reuse(
         newest = moment is not None and story.split == "time"
         judges = last_half(histories, held_out) if newest else held_out
         draws = min(max(_SETTLED // max(len(judges), 1), 1), _DRAWS)
-        settling = validation_of(story, *drawing, judges, moment, draws=draws)
+        settling = validation_of(story, *judging, judges, moment, draws=draws)
         once = len(settling) // draws
         most = -(-_SETTLED // users_per_step(story.training, len(judges)))
         settle(learner, settling[: min(once, most)], settling[once:], story.seed)
@@ -513,6 +517,21 @@ def clock_of(
         candidate_window=story.candidates.seen_within,
         eligible=eligible,
     )
+
+
+def clock_without(
+    story: Story, items: Features, inputs: Inputs, training_users: pl.Series, held_out: torch.Tensor
+) -> CatalogueClock:
+    """The catalogue that held-out users are judged on. held_out: rows of the training users.
+
+    Popularity of all time would tell what those chose who are judged, the more so the fewer users there are; that before a
+    moment may count them, for it does not know what they are asked for after it.
+    """
+    if story.split not in ("random", "time"):
+        return clock_of(story, items, inputs.sightings)
+    judged = rows_of(training_users, inputs.user_ids).cast(pl.Int64).to_torch()[held_out]
+    others = torch.ones(len(inputs.user_ids), dtype=torch.bool).index_fill(0, judged, False)
+    return clock_of(story, items, inputs.histories.take(others.nonzero().squeeze(1)))
 
 
 def sampler_of(

@@ -95,17 +95,18 @@ class Catalogue(NamedTuple):
     log_popularity: Tensor  # [I] float: log of (1 + interactions before the moment, in the window in use)
     eligible: Tensor  # [I] bool: may be recommended at the moment; a softmax normalizes over these
     snapshot: Tensor | None = None  # [] int64: which of ``Learner.fit_snapshots`` was known; None: everything
+    hindsight: bool = False  # whether popularity counts all there is: what episodes ask for too
 
     def take(self, rows: Tensor) -> "Catalogue":
         """The catalogue of these rows alone. rows: [R] int64."""
         popularity, eligible = (field.index_select(0, rows) for field in (self.log_popularity, self.eligible))
-        return Catalogue(self.features.take(rows), popularity, eligible, self.snapshot)
+        return Catalogue(self.features.take(rows), popularity, eligible, self.snapshot, self.hindsight)
 
     def to(self, device: torch.device | str) -> "Catalogue":
         """The same catalogue on another device."""
         snapshot = None if self.snapshot is None else self.snapshot.to(device)
         popularity, eligible = (field.to(device) for field in (self.log_popularity, self.eligible))
-        return Catalogue(self.features.to(device), popularity, eligible, snapshot)
+        return Catalogue(self.features.to(device), popularity, eligible, snapshot, self.hindsight)
 
 
 class Examples(NamedTuple):

@@ -10,8 +10,8 @@ recommendation algorithms, ACM TOIS 22(1), 2004, for the cosines; ``models.impli
 bias_i holds a learned multiple of log popularity, and w_0 .. w_3 are curves over the number of shots n, so that popularity,
 ItemKNN, iALS and their blends are points of the space that is searched; the logarithm is what sparse data ask for, where any
 meeting at all says much and a second one little. All is learned end to end from the query loss, with a training user's own
-contribution taken out of the cosines (see ``models.cooccurrence``), and factors that others shaped (see
-``models.implicit_factors``): without that both look too good, and their weights grow too large.
+contribution taken out of popularity and of the cosines (see ``models.cooccurrence``), and factors that others shaped (see
+``models.implicit_factors``): without that each looks too good, and its weight grows too large, the more so the fewer users.
 
 The query loss speaks of everything that a user chose, a list of ten only of what stands on top. The loss leans towards the
 latter (a power mean over the chances of what was chosen, see ``models.losses``), and how much of phi_u - theta and of the learned
@@ -44,7 +44,6 @@ from recsys_meta.models.shot_curve import KNOTS, ShotCurve
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
-_FACTOR_SCALE = 10.0  # p . q is a chance, mostly small; what its curve stands for is an addition to a logit
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS; plus nothing
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
@@ -117,7 +116,7 @@ class LadderedMAML(MAML):
         self.bias_curve = ShotCurve(1.0)
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
-        self.factor_curve = ShotCurve(0.0)
+        self.factor_curve = ShotCurve(0.5)  # near where it ends where users are many
         self.kept_curve = ShotCurve(1.0).requires_grad_(False)
         self.register_buffer("departure", torch.ones(()))
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
@@ -206,7 +205,7 @@ class LadderedMAML(MAML):
         shots = liked.sum(1)
         linear, log = self.linear_curve(shots).unsqueeze(1), self.log_curve(shots).unsqueeze(1)
         affinity = linear * cosines + log * torch.log1p(self.log_kappa.exp() * cosines)
-        trusted = _FACTOR_SCALE * self.factor_curve(shots).unsqueeze(1)
+        trusted = self.factor_curve(shots).unsqueeze(1)
         affinity = affinity + trusted * implicit.scores(ids, liked, counted)
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
@@ -226,6 +225,12 @@ class LadderedMAML(MAML):
         """theta; nothing is known to go with nothing."""
         return super().prior(support, users, items) | self.ladder(support.emptied(), items)
 
+    def less_popular(self, items: ItemCodes) -> Tensor:
+        """What popularity adds to the score of each of the vocabulary, [ids], less if one user had not chosen it."""
+        assert items.log_popularity is not None
+        count = items.bias.new_zeros(self.vocabulary).scatter(0, items.ids, items.log_popularity.expm1())
+        return self.popularity_weight * ((count - 1).clamp(min=0).log1p() - count.log1p())
+
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """Mean over tasks of the query loss after adaptation, each user's own choices taken out of the counts; a scalar."""
         items = self.encode(episodes.catalogue)
@@ -234,9 +239,11 @@ class LadderedMAML(MAML):
             chosen = (examples.mask & (examples.targets > 0)).to(own.dtype)
             own = own.scatter_reduce(1, items.ids[examples.items], chosen, "amax")
         own[:, 0] = 0
-        state = super().adapt(episodes.support, episodes.users, items) | self.ladder(
-            episodes.support, items, own, episodes.counted
-        )
+        ladder = self.ladder(episodes.support, items, own, episodes.counted)
+        if episodes.catalogue.hindsight and self.vocabulary > 1:
+            less = own * self.less_popular(items) * (1 + ladder["trust"])
+            ladder["affinity"] = ladder["affinity"] + less
+        state = super().adapt(episodes.support, episodes.users, items) | ladder
         return self.task_loss(state, episodes.query, items, episodes.support).mean()
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:

@@ -144,6 +144,7 @@ class CatalogueClock:
         None: as of all events, the moment after the last one. Without times only None can be answered.
         Raises ValueError where a moment is given but time is unknown.
         """
+        hindsight = moment is None and self._popularity_window is None
         moment = self._sightings.known(moment)
         popularity = self._sightings.counts(moment, self._popularity_window).float().log1p()
         features = self._features
@@ -152,7 +153,7 @@ class CatalogueClock:
             counts = [self._sightings.counts(moment, w).float().log1p() / _COUNT_SCALE for w in self._windows]
             derived = torch.stack([*counts, *self._sightings.ages(moment)], 1)
             features = features._replace(numbers=torch.cat([features.numbers, derived], 1))
-        return Catalogue(features, popularity, self.eligible(moment))
+        return Catalogue(features, popularity, self.eligible(moment), hindsight=hindsight)
 
     def eligible(self, moment: int | None) -> Tensor:
         """Which items may be recommended at the moment, [I] bool: ``at(moment).eligible`` alone."""

@@ -8,6 +8,9 @@ Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 202
 
 and the same for q_i. A new user is solved as one more p_u.
 
+p . q is small where few users were fitted on beside the ridge, and its scale means nothing: scores are given in units of how far
+they usually lie apart, from item to item, after a few choices.
+
 Factors that a user helped to shape know what it chose besides its support. Who is to learn how far they can be trusted is
 therefore cross-fitted: users are dealt into a few folds, and each is served by factors of the other folds alone.
 """
@@ -20,6 +23,10 @@ from torch import Tensor, nn
 from recsys_meta.models.incidence import incidence
 from recsys_meta.models.ridge_solutions import ridge_by_group, ridge_solution
 from recsys_meta.tensors import Catalogue, Histories
+
+# For the spread of scores: of how many users, after how many choices each.
+_SCORED, _FEWEST, _MOST, _CHOICES = 2**23, 16, 500, 10
+_NOTHING = 1e-9  # a spread of scores that a ridge has put out
 
 
 class ImplicitFactors(nn.Module):
@@ -34,10 +41,12 @@ class ImplicitFactors(nn.Module):
 
     factor: Tensor  # [ids, F]: q, of everybody
     precision: Tensor  # [F, F]: of a fold-in with these
+    spread: Tensor  # []: the unit of scores
     fold_factor: (
         Tensor  # [folds, ids, F]: without those of the fold; [0, ..] where nobody is to be served by them
     )
     fold_precision: Tensor  # [folds, F, F]
+    fold_spread: Tensor  # [folds]
 
     def __init__(
         self,
@@ -55,46 +64,77 @@ class ImplicitFactors(nn.Module):
         self.folds, self.most_users = folds, most_users
         self.register_buffer("factor", torch.zeros(ids, factors))
         self.register_buffer("precision", torch.eye(factors))
+        self.register_buffer("spread", torch.ones(()))
         # Of use in training alone: no bundle carries them.
         self.register_buffer("fold_factor", torch.zeros(0, ids, factors), persistent=False)
         self.register_buffer("fold_precision", torch.zeros(0, factors, factors), persistent=False)
+        self.register_buffer("fold_spread", torch.ones(0), persistent=False)
 
     def fit(self, histories: Histories, catalogue: Catalogue, *, cross: bool) -> None:
         """Factors of everybody, and those of the folds where they are asked for (``cross``)."""
         chosen = incidence(histories, catalogue, len(self.factor))
         users = torch.arange(0, len(chosen), -(-len(chosen) // self.most_users) or 1)
-        self.factor, self.precision = self._fitted(chosen, users)
-        if cross:
-            parts = [self._fitted(chosen, users[users % self.folds != fold]) for fold in range(self.folds)]
-            self.fold_factor, self.fold_precision = map(torch.stack, zip(*parts, strict=True))
+        self.factor, self.precision, self.spread = self._fitted(chosen, users)
+        served = range(self.folds if cross else 0)
+        parts = [self._fitted(chosen, users[users % self.folds != fold]) for fold in served]
+        if parts:
+            self.fold_factor, self.fold_precision, self.fold_spread = map(
+                torch.stack, zip(*parts, strict=True)
+            )
         else:
             self.fold_factor, self.fold_precision = self.fold_factor[:0], self.fold_precision[:0]
+            self.fold_spread = self.fold_spread[:0]
 
-    def _fitted(self, chosen: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
-        """q and the precision of a fold-in, of these users' choices."""
+    def _fitted(self, chosen: Tensor, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, the precision of a fold-in and the spread of its scores, of these users' choices."""
         strength = {"confidence": self.confidence, "ridge": self.ridge}
         some = chosen.index_select(0, users).coalesce()
         factor = implicit_factors(some, self.factor.shape[1], **strength, rounds=self.rounds, seed=0)
-        return factor.to(self.factor), precision_of(factor, **strength).to(self.factor)
+        precision = precision_of(factor, **strength)
+        few = min(max(_SCORED // len(factor), _FEWEST), _MOST)
+        ids, mask = _few_choices(some.index_select(0, torch.arange(0, len(some), -(-len(some) // few) or 1)))
+        met = torch.bincount(some.indices()[1], minlength=len(factor)) > 0  # of the others nothing is known
+        spread = _folded_in(factor, precision, ids, mask)[:, met].var(1, correction=0).mean().sqrt()
+        return (
+            factor.to(self.factor),
+            precision.to(self.factor),
+            torch.where(spread > _NOTHING, spread, 1.0).to(self.factor),
+        )
 
     @torch.no_grad()
     def scores(self, ids: Tensor, mask: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Of every item of the vocabulary after T support sets, [T, ids]; 0 without support. ids, mask: [T, S].
+        """Of every item of the vocabulary after T support sets, in units of ``spread``, [T, ids]; 0 without support.
+        ids, mask: [T, S].
 
         counted: [T], the rows that these users had when the factors were fitted; None: they had none.
         """
         if counted is None or not len(self.fold_factor):
-            return _folded_in(self.factor, self.precision, ids, mask)
+            return _folded_in(self.factor, self.precision, ids, mask) / self.spread
         scores, fold = self.factor.new_zeros(len(ids), len(self.factor)), counted % self.folds
         for number, (factor, precision) in enumerate(zip(self.fold_factor, self.fold_precision, strict=True)):
             rows = (fold == number).nonzero().squeeze(1)
-            scores[rows] = _folded_in(factor, precision, ids[rows], mask[rows])
+            scores[rows] = _folded_in(factor, precision, ids[rows], mask[rows]) / self.fold_spread[number]
         return scores
 
 
 def _folded_in(factor: Tensor, precision: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     scores: Tensor = ridge_solution(factor[ids], mask.to(factor.dtype), mask, precision) @ factor.T
     return scores
+
+
+def _few_choices(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """At most so many choices of each user, drawn at random: ids and mask, [U, _CHOICES]. chosen: [U, ids] sparse."""
+    owners, ids = chosen.coalesce().indices()
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))
+    order = order[owners[order].argsort(stable=True)]
+    owners, ids = owners[order], ids[order]
+    place = torch.arange(len(ids)) - torch.searchsorted(owners, owners)
+    kept = place < _CHOICES
+    table = torch.zeros(len(chosen), _CHOICES, dtype=torch.int64)
+    table[owners[kept], place[kept]] = ids[kept]
+    return table, torch.zeros_like(table, dtype=torch.bool).index_put(
+        (owners[kept], place[kept]), torch.tensor(True)
+    )
 
 
 def implicit_factors(

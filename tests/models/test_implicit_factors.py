@@ -1,5 +1,6 @@
 """Factors that a user helped to shape, and those that it did not."""
 
+import pytest
 import torch
 from toy_world import episodes, histories, toy_world
 
@@ -31,7 +32,8 @@ def test_scores_are_those_of_the_baseline() -> None:
     batch = episodes(WORLD, torch.arange(120, 126), implicit=True, shots=4, query=3, seed=0)
     state = baseline.adapt(batch.support, batch.users, codes)
     expected = baseline.predict(state, codes._replace(bias=0 * codes.bias))
-    torch.testing.assert_close(fitted().scores(*support())[:, codes.ids], expected)
+    factors = fitted()
+    torch.testing.assert_close(factors.scores(*support())[:, codes.ids] * factors.spread, expected)
 
 
 def test_whoever_was_counted_is_served_by_factors_of_the_other_folds_alone() -> None:
@@ -75,8 +77,26 @@ def test_of_too_many_users_a_part_is_fitted_on() -> None:
     torch.testing.assert_close(fitted(most_users=40).factor, fitted(every_third).factor)
 
 
+@pytest.mark.parametrize("ridge", [0.5, 5.0, 50.0])
+def test_scores_lie_about_one_apart_whatever_the_ridge(ridge: float) -> None:
+    factors = ImplicitFactors(IDS, factors=8, ridge=ridge, rounds=3, folds=3)
+    factors.fit(EVENTS, WORLD.catalogue, cross=True)
+    batch = episodes(WORLD, torch.arange(40), implicit=True, shots=8, query=1, seed=0)
+    ids = WORLD.catalogue.features.ids[batch.support.items]
+    for counted in (None, torch.arange(40)):
+        spread = factors.scores(ids, batch.support.mask, counted)[:, 1:].std(1)
+        assert 0.5 < float(spread.square().mean().sqrt()) < 2.0
+
+
+def test_factors_that_a_ridge_has_put_out_say_nothing() -> None:
+    factors = ImplicitFactors(IDS, factors=8, ridge=1e6, rounds=5)
+    factors.fit(EVENTS, WORLD.catalogue, cross=False)
+    assert factors.spread == 1
+    assert factors.scores(*support()).abs().max() < 1e-6
+
+
 def test_what_training_alone_needs_is_in_no_bundle() -> None:
     factors = fitted(cross=True)
-    assert set(factors.state_dict()) == {"factor", "precision"}
+    assert set(factors.state_dict()) == {"factor", "precision", "spread"}
     factors.fit(EVENTS, WORLD.catalogue, cross=False)
     assert len(factors.fold_factor) == 0

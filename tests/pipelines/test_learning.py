@@ -14,8 +14,9 @@ from pipelines.learning import catalogue_at, clock_of, last_half, newer, newest_
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, LearnerSettings, NightSettings
 from recsys_meta import store
-from recsys_meta.episodes import collate
-from recsys_meta.tensors import Histories
+from recsys_meta.episodes import collate, split_users
+from recsys_meta.tensors import EpisodeBatch, Histories
+from recsys_meta.training import settling
 from recsys_meta.training.bundle import Bundle, BundleError, load_bundle
 
 
@@ -158,6 +159,31 @@ def test_a_damaged_bundle_is_never_used_again_whatever_is_damaged_of_it(clicks, 
     with pytest.raises(BundleError) as raised:  # the very bundle of this night: an error, before any use
         trained(clicks)
     assert raised.value.exit_code == 3
+
+
+def test_nobody_is_judged_by_a_popularity_that_counts_its_own_choices(
+    clicks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught: list[tuple[EpisodeBatch, ...]] = []
+    monkeypatch.setattr(settling, "settle", lambda _, once, again, seed: caught.append((*once, *again)))
+    run = night_of(clicks)
+    with run.workspace.lock():
+        inputs = run.read()
+        who = nightly.decide_users(run.night, inputs)
+        run.fit(inputs, who)
+    held_out = who.training.gather(split_users(who.training, 0.2, run.night.seed)[1].numpy())
+    others = inputs.events.filter(~pl.col("user_id").is_in(held_out.implode()))
+    assert 0 < len(held_out) < len(who.training) < inputs.events["user_id"].n_unique()
+    counts = others["item_id"].value_counts()
+    expected = inputs.item_ids.to_frame("item_id").join(
+        counts, on="item_id", how="left", maintain_order="left"
+    )
+    for batch in caught[0]:
+        assert batch.catalogue.hindsight
+        torch.testing.assert_close(
+            batch.catalogue.log_popularity, expected["count"].fill_null(0).cast(pl.Float32).to_torch().log1p()
+        )
+    assert caught[0]
 
 
 def test_new_tasks_are_those_of_users_who_did_something_since_then() -> None:

@@ -19,6 +19,7 @@ def learner_with_biases(biases: torch.Tensor) -> LadderedMAML:
     table = learner.item_bias.ids.weight
     with torch.no_grad():
         table.copy_(biases.unsqueeze(1))
+        learner.factor_curve.values.zero_()
     return learner
 
 
