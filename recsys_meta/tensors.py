@@ -140,6 +140,7 @@ class EpisodeBatch(NamedTuple):
     counted: Tensor | None = (
         None  # [T] int64: rows of the histories that statistics were read off; None: not among them
     )
+    keys: Tensor | None = None  # [T] int64: equal for episodes of one user; None: each is of another
 
     def to(self, device: torch.device | str) -> "EpisodeBatch":
         """The same episodes on another device."""
@@ -149,6 +150,7 @@ class EpisodeBatch(NamedTuple):
             self.users.to(device),
             self.catalogue.to(device),
             None if self.counted is None else self.counted.to(device),
+            None if self.keys is None else self.keys.to(device),
         )
 
 

@@ -110,9 +110,13 @@ def test_moving_a_batch_moves_every_tensor_of_it() -> None:
     examples = Examples(
         torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1), torch.ones(2, 1, dtype=torch.bool)
     )
-    past = catalogue(3)._replace(snapshot=torch.tensor(1))
-    moved = EpisodeBatch(examples, examples, features(2), past, torch.arange(2)).to("meta")
-    tensors, _ = torch.utils._pytree.tree_flatten(moved)
-    assert len(tensors) == 6 + 6 + 9 + 1
+    past = catalogue(3)._replace(snapshot=torch.tensor(1), hindsight=True)
+    moved = EpisodeBatch(examples, examples, features(2), past, torch.arange(2), torch.arange(2)).to("meta")
+    leaves, _ = torch.utils._pytree.tree_flatten(moved)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    assert len(tensors) == len(leaves) - 1 == 6 + 6 + 9 + 2
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert EpisodeBatch(examples, examples, features(2), catalogue(3)).to("meta").counted is None
+    assert moved.catalogue.hindsight
+    assert moved.catalogue.take(torch.tensor([0])).hindsight
+    without = EpisodeBatch(examples, examples, features(2), catalogue(3)).to("meta")
+    assert without.counted is without.keys is None

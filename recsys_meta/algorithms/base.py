@@ -13,7 +13,7 @@ The laws that every implementation keeps stand in tests/test_contract.py.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from operator import gt
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,14 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 
 TaskState = dict[str, Tensor]
 """What adaptation leaves of T users: names to tensors that begin with the task dimension."""
+
+
+class Gains(NamedTuple):
+    """How good a learner is for each of V episodes."""
+
+    values: Tensor  # [V], higher is better
+    shots: Tensor  # [V] int64
+    users: Tensor  # [V] int64: equal for episodes of one user
 
 
 class Learner(nn.Module, ABC):
@@ -68,11 +76,11 @@ class Learner(nn.Module, ABC):
         Only what meta-training leaves alone may change here; by default nothing does.
         """
 
-    def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
+    def settle(self, gains: Callable[[bool], Gains]) -> None:
         """Decides, once, after meta-training, what users that were not trained on had better decide; by default there is nothing.
 
-        gains: adapted or not -> how good this learner, as it is now, is for each of V episodes of such users, [V], higher is
-        better, and their numbers of shots, [V]. Not adapted, each user stands there once; adapted, perhaps several times.
+        gains: adapted or not -> how good this learner, as it is now, is for episodes of such users. Not adapted, each user stands
+        there once; adapted, perhaps several times.
         """
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from recsys_meta.algorithms.base import Learner, TaskState
+from recsys_meta.algorithms.base import Gains, Learner, TaskState
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.laddered_ridge import LadderedRidge
 from recsys_meta.models.losses import RATING_LOSSES, LossName
@@ -56,7 +56,7 @@ class Laddered(Learner):
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         self.chosen.refit_statistics(histories, catalogue)
 
-    def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
+    def settle(self, gains: Callable[[bool], Gains]) -> None:
         self.chosen.settle(gains)
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:

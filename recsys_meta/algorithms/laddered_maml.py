@@ -34,7 +34,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from recsys_meta.algorithms.base import TaskState
+from recsys_meta.algorithms.base import Gains, TaskState
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
@@ -44,10 +44,11 @@ from recsys_meta.models.shot_curve import KNOTS, ShotCurve
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
+_FACTOR_SCALE = 0.35  # of the curve of iALS: it is to move in smaller steps than the others
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS; plus nothing
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
-_FEWEST = 20  # episodes that can say anything
+_FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
 _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
@@ -116,7 +117,7 @@ class LadderedMAML(MAML):
         self.bias_curve = ShotCurve(1.0)
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
-        self.factor_curve = ShotCurve(0.5)  # near where it ends where users are many
+        self.factor_curve = ShotCurve(1.0)  # near where it ends where users are many
         self.kept_curve = ShotCurve(1.0).requires_grad_(False)
         self.register_buffer("departure", torch.ones(()))
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
@@ -156,7 +157,7 @@ class LadderedMAML(MAML):
         super().continue_from(state)
         self.kept_curve.values.fill_(1.0)
 
-    def settle(self, gains: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
+    def settle(self, gains: Callable[[bool], Gains]) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation and of the
         trust in iALS is kept and how much item biases count.
 
@@ -164,10 +165,10 @@ class LadderedMAML(MAML):
         the best; the others stay as learned unless something else gains more than a standard error.
         """
         self.departure.fill_(0.0)
-        popular, best, most_gained = gains(False)[0], 0.0, 0.0
+        popular, best, most_gained = gains(False), 0.0, 0.0
         for share in _DEPARTURES:
             self.departure.fill_(share)
-            gain, error = _mean_and_error(gains(False)[0] - popular)
+            gain, error = _mean_and_error(gains(False).values - popular.values, popular.users)
             if gain > max(2 * error, most_gained):
                 best, most_gained = share, gain
         self.departure.fill_(best)
@@ -205,7 +206,7 @@ class LadderedMAML(MAML):
         shots = liked.sum(1)
         linear, log = self.linear_curve(shots).unsqueeze(1), self.log_curve(shots).unsqueeze(1)
         affinity = linear * cosines + log * torch.log1p(self.log_kappa.exp() * cosines)
-        trusted = self.factor_curve(shots).unsqueeze(1)
+        trusted = _FACTOR_SCALE * self.factor_curve(shots).unsqueeze(1)
         affinity = affinity + trusted * implicit.scores(ids, liked, counted)
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
@@ -293,31 +294,34 @@ class LadderedMAML(MAML):
 def _settle_curve(
     curve: ShotCurve,
     others: Sequence[tuple[float, float]],
-    gains: Callable[[bool], tuple[Tensor, Tensor]],
+    gains: Callable[[bool], Gains],
 ) -> None:
     """Puts the best of (times, plus) at each group of shots: what gains most beyond its standard error, if anything does."""
     values, knots = curve.values, torch.tensor(KNOTS)
     learned = values.detach().clone()
-    kept, shots = gains(True)
-    gained = []
+    kept, gained = gains(True), []
     for times, plus in others:
         values.data = times * learned + plus
-        gained.append(gains(True)[0] - kept)
+        gained.append(gains(True).values - kept.values)
     values.data = learned.clone()
     for least, most in _SHOT_GROUPS:
         some, best = (knots >= least) & (knots <= most), 0.0
         for (times, plus), gain_of_each in zip(others, gained, strict=True):
-            gain, error = _mean_and_error(gain_of_each[(shots >= least) & (shots <= most)])
+            asked = (kept.shots >= least) & (kept.shots <= most)
+            gain, error = _mean_and_error(gain_of_each[asked], kept.users[asked])
             if gain - error > best:
                 best = gain - error
                 values.data[some] = times * learned[some] + plus
 
 
-def _mean_and_error(gained: Tensor) -> tuple[float, float]:
-    """The mean and its standard error; 0 and 0 of too few to say."""
-    if len(gained) < _FEWEST:
+def _mean_and_error(gained: Tensor, users: Tensor) -> tuple[float, float]:
+    """The mean and its standard error, several episodes of one user counted together; 0 and 0 of too few to say."""
+    which = torch.unique(users, return_inverse=True)[1]
+    number = int(which.max()) + 1 if len(which) else 0
+    if len(gained) < _FEWEST or number < _FEWEST_USERS:
         return 0.0, 0.0
-    return float(gained.mean()), float(gained.std(correction=0)) / len(gained) ** 0.5
+    off = gained.new_zeros(number).index_add(0, which, gained - gained.mean())
+    return float(gained.mean()), float((off.square().sum() * number / (number - 1)).sqrt()) / len(gained)
 
 
 def _group_of(name: str) -> str:

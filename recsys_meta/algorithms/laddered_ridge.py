@@ -34,8 +34,6 @@ from recsys_meta.models.shot_curve import ShotCurve
 from recsys_meta.models.variational_factors import variational_factors
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
-_CURVE_LR = 0.03  # of a few weights that all episodes speak of
-
 
 class LadderedRidge(Scorer):
     """A linear head for ratings, solved under a meta-learned prior, that starts from a variational factorization.
@@ -160,16 +158,5 @@ class LadderedRidge(Scorer):
         )
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """The curve in larger steps. None decays: ``weight_decay`` is one number for all learners of a config, and here
-        ``stay`` takes its place.
-        """
-        curve = list(self.shift_curve.parameters())
-        others = [
-            weight
-            for name, weight in self.named_parameters()
-            if not name.startswith("shift_curve") and weight.requires_grad
-        ]
-        return [
-            {"params": curve, "weight_decay": 0.0, "lr": _CURVE_LR},
-            {"params": others, "weight_decay": 0.0},
-        ]
+        """None decays: ``weight_decay`` is one number for all learners of a config, and here ``stay`` takes its place."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "weight_decay": 0.0}]

@@ -165,7 +165,7 @@ class NeuralProcess(Scorer):
 
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """Query loss under a draw given support and query (in evaluation mode under the mean), and the KL; a scalar."""
-        support, query, users, catalogue, _ = episodes
+        support, query, users, catalogue, *_ = episodes
         items = self.encode(catalogue)
         tokens, of_query = (self.read(examples, users, items) for examples in (support, query))
         guess = self.latent(tokens, support.shots)

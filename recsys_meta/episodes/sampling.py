@@ -111,7 +111,8 @@ class RandomSplits:
             catalogue = self._catalogue
             if not self._whole_catalogue:
                 support, query, catalogue = unique_items(support, query, catalogue)
-            yield EpisodeBatch(support, query, self._users.take(rows), catalogue, _some(self._counted, rows))
+            counted = _some(self._counted, rows)
+            yield EpisodeBatch(support, query, self._users.take(rows), catalogue, counted, self._keys[rows])
 
     def _shuffled_within_users(self, chance: torch.Generator) -> Tensor:
         """The interactions, users in place, each user's own in a random order, [M] int64."""
@@ -357,7 +358,8 @@ class MomentSplits:
                 query = sampler.append(query, keys, consumed, self._negatives, stream=2 * number + 1)
             keep = catalogue.eligible if self._whole_catalogue else None
             support, query, mentioned = unique_items(support, query, catalogue, keep=keep)
-            yield EpisodeBatch(support, query, self._users.take(rows), mentioned, _some(self._counted, rows))
+            counted = _some(self._counted, rows)
+            yield EpisodeBatch(support, query, self._users.take(rows), mentioned, counted, self._keys[rows])
 
     def _tasks(self, moment: int) -> "_Tasks":
         """Who has a query set at the moment, which one, and where the history before it ends."""

@@ -111,7 +111,7 @@ class MetaLearning(LightningModule):
         It is the loss of the task, not the meta-loss, which some algorithms replace by a surrogate: so one number means
         the same for all of them.
         """
-        learner, (support, query, users, catalogue, _) = self.judged, episodes
+        learner, (support, query, users, catalogue, *_) = self.judged, episodes
         items = learner.encode(catalogue)
         prior = learner.task_loss(learner.prior(support, users, items), query, items, support)
         adapted = learner.task_loss(learner.adapt(support, users, items), query, items, support)

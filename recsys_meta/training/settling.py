@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recsys_meta.algorithms.base import Learner
+from recsys_meta.algorithms.base import Gains, Learner
 from recsys_meta.evaluation.metrics import multi_hot, ranking_metrics, tie_places
 from recsys_meta.tensors import EpisodeBatch
 
@@ -18,8 +18,8 @@ def settle(
     """Lets the learner decide by its NDCG@10 on these users' queries; without users, or where episodes carry but the items that
     they mention, everything stays as it is.
 
-    once: one episode of each user, on which its prior is judged: a standard error counts users. again: further ones of the same
-    users, on which it is judged adapted as well.
+    once: one episode of each user, on which its prior is judged. again: further ones of the same users, on which it is judged
+    adapted as well.
     """
     if once and learner.whole_catalogue:
         every = [*once, *again]
@@ -31,10 +31,12 @@ def settle(
 @torch.no_grad()
 def episode_gains(
     learner: Learner, validation: Sequence[EpisodeBatch], *, adapted: bool, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """NDCG@10 of the learner, adapted or not, on every episode that has something to be found, [V]; and its shots, [V]."""
-    gains, shots = [], []
-    for support, query, users, catalogue, _ in validation:
+) -> Gains:
+    """NDCG@10 of the learner, adapted or not, on every episode that has something to be found."""
+    values: list[Tensor] = []
+    shots: list[Tensor] = []
+    keys: list[Tensor] = []
+    for support, query, users, catalogue, _, key in validation:
         items = learner.encode(catalogue)
         state = (learner.adapt if adapted else learner.prior)(support, users, items)
         number = len(catalogue.eligible)
@@ -42,7 +44,8 @@ def episode_gains(
         relevant = multi_hot(query.items, query.mask & (query.targets > 0), number)
         places = tie_places(number, seed)
         found = ranking_metrics(learner.predict(state, items), candidates, relevant, _CUTOFF, places)
-        gains.append(found[f"ndcg@{_CUTOFF}"])
+        values.append(found[f"ndcg@{_CUTOFF}"])
         shots.append((support.mask & (support.targets > 0)).sum(1))
-    found_all, shots_all = torch.cat(gains), torch.cat(shots)
-    return found_all[~found_all.isnan()], shots_all[~found_all.isnan()]
+        keys.append(torch.arange(len(support.mask)) + sum(len(some) for some in keys) if key is None else key)
+    every = Gains(torch.cat(values), torch.cat(shots), torch.cat(keys))
+    return Gains(*(column[~every.values.isnan()] for column in every))
