@@ -117,6 +117,6 @@ def test_moving_a_batch_moves_every_tensor_of_it() -> None:
     assert len(tensors) == len(leaves) - 1 == 6 + 6 + 9 + 2
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert moved.catalogue.hindsight
-    assert moved.catalogue.take(torch.tensor([0])).hindsight
+    assert past.take(torch.tensor([0])).hindsight
     without = EpisodeBatch(examples, examples, features(2), catalogue(3)).to("meta")
     assert without.counted is without.keys is None
