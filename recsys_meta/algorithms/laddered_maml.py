@@ -44,7 +44,6 @@ from recsys_meta.models.shot_curve import KNOTS, ShotCurve
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
-_FACTOR_SCALE = 0.35  # of the curve of iALS: it is to move in smaller steps than the others
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS; plus nothing
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
@@ -117,7 +116,7 @@ class LadderedMAML(MAML):
         self.bias_curve = ShotCurve(1.0)
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
-        self.factor_curve = ShotCurve(1.0)  # near where it ends where users are many
+        self.factor_curve = ShotCurve(0.0)
         self.kept_curve = ShotCurve(1.0).requires_grad_(False)
         self.register_buffer("departure", torch.ones(()))
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
@@ -206,7 +205,7 @@ class LadderedMAML(MAML):
         shots = liked.sum(1)
         linear, log = self.linear_curve(shots).unsqueeze(1), self.log_curve(shots).unsqueeze(1)
         affinity = linear * cosines + log * torch.log1p(self.log_kappa.exp() * cosines)
-        trusted = _FACTOR_SCALE * self.factor_curve(shots).unsqueeze(1)
+        trusted = self.factor_curve(shots).unsqueeze(1)
         affinity = affinity + trusted * implicit.scores(ids, liked, counted)
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
