@@ -595,6 +595,23 @@ def test_episodes_say_which_rows_of_the_statistics_their_users_are() -> None:
     assert all(batch.counted is None for batch in random_splits(lists, shots=[1]).epoch(0))
 
 
+def test_episodes_say_which_are_of_one_user() -> None:
+    keys = torch.tensor([70, 71, 72, 73])
+    lists = [[0, 1], [], [2, 3], [4, 5, 6]]
+    splits = random_splits(lists, shots=[1], keys=keys)
+    for number in (0, 1):
+        batches = [batch for batch in splits.epoch(number) if batch.keys is not None]
+        told = [(batch.users.ids - 1000, batch.keys - 70) for batch in batches]
+        assert all(torch.equal(user, key) for user, key in told)
+        assert sum(len(user) for user, _ in told) == 3
+    around = moment_splits(
+        [[(0, 1), (1, 11)], [(2, 2), (0, 12)]], moments=[8 * HOUR, 10 * HOUR], keys=keys[:2]
+    )
+    found = [(batch.users.ids - 1000, batch.keys) for batch in around.epoch(0)]
+    assert found
+    assert all(key is not None and torch.equal(user, key - 70) for user, key in found)
+
+
 def newcomer_splits(data: Histories, **options: object) -> NewcomerSplits:
     moments, snapshots = newcomer_moments(data)
     clock = CatalogueClock(features(6), Sightings(data.items, data.times, 6), windows=(timedelta(hours=3),))

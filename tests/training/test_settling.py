@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_world import episodes, histories, toy_world
 
-from recsys_meta.algorithms.laddered_maml import _OTHER_BIAS, LadderedMAML
+from recsys_meta.algorithms.laddered_maml import _OTHER_BIAS, LadderedMAML, _mean_and_error
 from recsys_meta.training.settling import episode_gains, settle
 
 WORLD = toy_world()
@@ -193,3 +193,18 @@ def test_adaptation_that_harms_users_not_trained_on_is_not_kept() -> None:
     assert not torch.allclose(learner.predict(state, codes), harmed)
     learner.continue_from(learner.state_dict())
     assert learner.kept_curve.values.tolist() == [1.0] * 10
+
+
+def test_several_episodes_of_a_user_are_no_more_users() -> None:
+    of_users = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    once = _mean_and_error(of_users, torch.arange(30))
+    assert once == pytest.approx((float(of_users.mean()), float(of_users.std()) / 30**0.5))
+    # The same eight times over says nothing more; episodes of a user that have nothing in common count as so many users.
+    repeated = _mean_and_error(of_users.repeat(8), torch.arange(30).repeat(8))
+    assert repeated == pytest.approx(once, rel=1e-5)
+    apart = torch.randn(240, generator=torch.Generator().manual_seed(1))
+    assert _mean_and_error(apart, torch.arange(30).repeat(8))[1] == pytest.approx(
+        float(apart.std()) / 240**0.5, rel=0.3
+    )
+    assert _mean_and_error(of_users[:9].repeat(8), torch.arange(9).repeat(8)) == (0.0, 0.0)
+    assert _mean_and_error(of_users[:0], torch.arange(0)) == (0.0, 0.0)
