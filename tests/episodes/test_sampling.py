@@ -605,7 +605,7 @@ def test_episodes_say_which_are_of_one_user() -> None:
         assert all(torch.equal(user, key) for user, key in told)
         assert sum(len(user) for user, _ in told) == 3
     around = moment_splits(
-        [[(0, 1), (1, 11)], [(2, 2), (0, 12)]], moments=[8 * HOUR, 10 * HOUR], keys=keys[:2]
+        [[(1, 0), (11, 1)], [(2, 1), (12, 0)]], moments=[8 * HOUR, 10 * HOUR], keys=keys[:2]
     )
     found = [(batch.users.ids - 1000, batch.keys) for batch in around.epoch(0)]
     assert found
