@@ -76,9 +76,8 @@ def ranking_metrics(
     with ``groups`` also of the relevant items of each group.
     """
     relevant = relevant & candidates
-    asked_for = (
-        relevant.view(torch.int8).amax(0).nonzero().squeeze(1)
-    )  # few columns; any() takes many times as long
+    # Few of the columns; any() would take many times as long.
+    asked_for = relevant.view(torch.int8).amax(0).nonzero().squeeze(1)
     owners, wanted = relevant[:, asked_for].nonzero(as_tuple=True)
     wanted = asked_for[wanted]
     total = torch.bincount(owners, minlength=len(scores))
