@@ -15,7 +15,15 @@ import torch
 from pipelines.cost import Cost, cost
 from pipelines.inputs import read_inputs
 from pipelines.judged import Tasks, Trial, trial_of
-from pipelines.learning import Model, at_pace, catalogue_at, clock_of, fit_or_reuse, with_negatives
+from pipelines.learning import (
+    Model,
+    at_pace,
+    catalogue_at,
+    check_buildable,
+    clock_of,
+    fit_or_reuse,
+    with_negatives,
+)
 from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettings, Story, duration_text
 from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
@@ -119,8 +127,11 @@ def judge_all(
     choices = choices_of(settings)
     pages, mixed, priors, costs = [], [], [], []
     unadapted = []
-    for place, (name, chosen) in enumerate(zip(unique_names(choices), choices, strict=True)):
-        story, choice = suited(settings, chosen, trial, name)
+    names = unique_names(choices)
+    asked = [suited(settings, chosen, trial, name) for name, chosen in zip(names, choices, strict=True)]
+    for story, choice in asked:
+        check_buildable(story, bare(choice), trial.inputs, trial.training_users)
+    for place, (name, (story, choice)) in enumerate(zip(names, asked, strict=True)):
         with cost() as fitting:
             model = fitted(story, choice, trial, workspace)
         fit_cost = kept_cost(workspace.model(model.version) / "cost.json", fitting, anew=not model.reused)
@@ -183,13 +194,18 @@ def fitted(
     """The model of one choice, on what may be learned from."""
     return fit_or_reuse(
         story,
-        LearnerSettings(class_path=choice.class_path, init_args=choice.init_args),
+        bare(choice),
         trial.inputs,
         trial.training_users,
         workspace=workspace,
         moment=trial.moment,
         run_date=datetime.now(UTC).date(),
     )
+
+
+def bare(choice: LearnerSettings | BaselineSettings) -> LearnerSettings:
+    """What is fitted of a choice: a baseline's popularity window is a matter of its story."""
+    return LearnerSettings(class_path=choice.class_path, init_args=choice.init_args)
 
 
 def choices_of(settings: EvaluateSettings) -> list[LearnerSettings | BaselineSettings]:

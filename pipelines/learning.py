@@ -101,6 +101,14 @@ class Sampler(Protocol):
     def epoch(self, number: int) -> Iterator[EpisodeBatch]: ...
 
 
+def check_buildable(story: Story, choice: LearnerSettings, inputs: Inputs, training_users: pl.Series) -> None:
+    """Raises BuildError where the learner refuses its settings or so many items: of several before the first is fitted."""
+    events = inputs.events.filter(pl.col("user_id").is_in(training_users.implode()))
+    choice = with_loss(choice, events, len(inputs.item_ids))
+    users, items = encoders_of(story, inputs, training_users, events, None)
+    build(choice.class_path, choice.init_args, Sizes(users.sizes, items.sizes))
+
+
 def fit_or_reuse(
     story: Story,
     choice: LearnerSettings,

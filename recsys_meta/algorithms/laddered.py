@@ -1,8 +1,8 @@
 """The default learner: one name for what to meta-train, chosen by what the loss says of the data.
 
-Ratings are solved for (``LadderedRidge``), events are ranked by gradient steps and item-item cosines (``LadderedMAML``). Both
-are a shared initialization adapted per user from the support set, start where the strongest simple recommenders stand, and
-depart from there only where users not trained on gain.
+Ratings are solved for (``LadderedRidge``), events are ranked by gradient steps beside cosines, iALS and EASE
+(``LadderedMAML``). Both are a shared initialization adapted per user from the support set, start where the strongest simple
+recommenders stand, and depart from there only where users not trained on gain.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,22 +1,24 @@
-"""MAML that starts from the strongest simple recommenders instead of from nothing: cosines and iALS stand in its score.
+"""MAML that starts from the strongest simple recommenders instead of from nothing: cosines, iALS and EASE stand in its score.
 
 C. Finn, P. Abbeel, S. Levine: Model-Agnostic Meta-Learning, ICML 2017, as in ``maml``; M. Deshpande, G. Karypis: Item-based top-N
-recommendation algorithms, ACM TOIS 22(1), 2004, for the cosines; ``models.implicit_factors`` for iALS.
+recommendation algorithms, ACM TOIS 22(1), 2004, for the cosines; ``models.implicit_factors`` for iALS,
+``models.item_regression`` for EASE.
 
     score(u, i | S) = w_0(n) bias_i + phi_u . v_i                              MAML: phi_u after K gradient steps on S
                     + w_1(n) c_i(S) + w_2(n) log(1 + kappa c_i(S))             c_i(S): cosines of i with the n items of S
                     + w_3(n) p(S) . q_i                                        q: iALS, p(S): S folded in
+                    + w_4(n) e_i(S)                                            e_i(S): EASE of i from S
 
-bias_i holds a learned multiple of log popularity, and w_0 .. w_3 are curves over the number of shots n, so that popularity,
-ItemKNN, iALS and their blends are points of the space that is searched; the logarithm is what sparse data ask for, where any
-meeting at all says much and a second one little. All is learned end to end from the query loss, with a training user's own
-contribution taken out of popularity and of the cosines (see ``models.cooccurrence``), and factors that others shaped (see
-``models.implicit_factors``): without that each looks too good, and its weight grows too large, the more so the fewer users.
+bias_i holds a learned multiple of log popularity, and w_0 .. w_4 are curves over the number of shots n, so that popularity,
+ItemKNN, iALS, EASE and their blends are points of the space that is searched; the logarithm is what sparse data ask for, where
+any meeting at all says much and a second one little. All is learned end to end from the query loss, with a training user's own
+contribution taken out of popularity, of the cosines (see ``models.cooccurrence``) and of EASE, and factors that others shaped
+(see ``models.implicit_factors``): without that each looks too good, and its weight grows too large, the more so the fewer users.
 
 The query loss speaks of everything that a user chose, a list of ten only of what stands on top. The loss leans towards the
 latter (a power mean over the chances of what was chosen, see ``models.losses``), and how much of phi_u - theta and of the learned
-trust in iALS is kept, and how much more or less popularity counts, is settled after meta-training by the NDCG@10 of users not
-trained on.
+trust in iALS and in EASE is kept, and how much more or less popularity counts, is settled after meta-training by the NDCG@10 of
+users not trained on.
 
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
@@ -39,27 +41,48 @@ from recsys_meta.algorithms.maml import MAML
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.implicit_factors import ImplicitFactors
+from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.models.losses import RATING_LOSSES, LossName
 from recsys_meta.models.shot_curve import KNOTS, ShotCurve
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
-_LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS; plus nothing
+_LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS or EASE; plus nothing
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
 _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
 
+_CURVES = ("bias_curve", "linear_curve", "log_curve", "factor_curve", "regression_curve")
+
+
+class _Known(nn.Module):
+    """What is counted and solved of the events of one time."""
+
+    def __init__(
+        self, cooccurrence: Cooccurrence, implicit: ImplicitFactors, regression: ItemRegression
+    ) -> None:
+        super().__init__()
+        self.cooccurrence, self.implicit, self.regression = cooccurrence, implicit, regression
+
+    def fit(self, histories: Histories, catalogue: Catalogue, *, cross: bool) -> None:
+        """cross: of ``ImplicitFactors``."""
+        self.cooccurrence.fit(histories, catalogue)
+        self.implicit.fit(histories, catalogue, cross=cross)
+        self.regression.fit(histories, catalogue)
+
+
 class LadderedMAML(MAML):
-    """MAML plus item-item cosines and iALS, for losses that rank.
+    """MAML plus item-item cosines, iALS and EASE, for losses that rank.
 
     Args:
         sizes: features of users and items to provide for.
         loss: one that ranks; see ``models.losses``.
         neighbours, largest: of ``Cooccurrence``.
         factors: of ``ImplicitFactors``.
+        ridge, regressed: of ``ItemRegression``, its ``ridge`` and ``largest``.
         prior_decay: weight decay of item biases and of what is known of users: what is not said again and again falls back
             to popularity.
         vector_decay: weight decay of the item vectors.
@@ -78,7 +101,7 @@ class LadderedMAML(MAML):
 
     contract_settings = (
         {"loss": "softmax", "dim": 8},
-        {"loss": "softmax", "dim": 8, "largest": 0, "neighbours": 10},
+        {"loss": "softmax", "dim": 8, "largest": 0, "neighbours": 10, "regressed": 20},
         {"loss": "sampled_softmax", "dim": 8},
     )
 
@@ -93,6 +116,8 @@ class LadderedMAML(MAML):
         largest: int = 6000,
         neighbours: int = 300,
         factors: int = 64,
+        ridge: float = 300.0,
+        regressed: int = 6000,
         prior_decay: float = 5.0,
         vector_decay: float = 1.0,
         power: float = 0.3,
@@ -107,23 +132,27 @@ class LadderedMAML(MAML):
             sizes, loss=loss, dim=dim, dropout=dropout, num_steps=num_steps, item_ids=item_ids, **settings
         )
         self.vocabulary = sizes.item.ids if (item_ids if counts is None else counts) else 1
-        self.past: list[tuple[Cooccurrence, ImplicitFactors]] = []  # of training alone; no bundle carries it
+        self.past: list[_Known] = []  # of training alone; no bundle carries it
         self.prior_decay = prior_decay
         self.vector_decay = vector_decay
         self.power = power
-        self.cooccurrence = Cooccurrence(self.vocabulary, largest=largest, neighbours=neighbours)
-        self.implicit = ImplicitFactors(self.vocabulary, factors=factors)
+        self.known = _Known(
+            Cooccurrence(self.vocabulary, largest=largest, neighbours=neighbours),
+            ImplicitFactors(self.vocabulary, factors=factors),
+            ItemRegression(self.vocabulary, ridge=ridge, largest=regressed),
+        )
         self.bias_curve = ShotCurve(1.0)
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
         self.factor_curve = ShotCurve(0.0)
+        self.regression_curve = ShotCurve(0.0)
         self.kept_curve = ShotCurve(1.0).requires_grad_(False)
         self.register_buffer("departure", torch.ones(()))
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
         if self.vocabulary == 1:
             self.log_kappa.requires_grad_(False)
-            for curve in (self.bias_curve, self.linear_curve, self.log_curve, self.factor_curve):
-                curve.requires_grad_(False)
+            for name in _CURVES:
+                getattr(self, name).requires_grad_(False)
         if isinstance(self.head, LinearHead):  # noise would only hide what the ladder knows
             for weight in self.head.parameters():
                 nn.init.zeros_(weight)
@@ -136,10 +165,9 @@ class LadderedMAML(MAML):
     def fit_snapshots(self, snapshots: Sequence[tuple[Histories, Catalogue]]) -> None:
         """Counts and factors as of each."""
         for histories, catalogue in snapshots if self.vocabulary > 1 else ():
-            counts, factors = deepcopy(self.cooccurrence), deepcopy(self.implicit)
-            counts.fit(histories, catalogue)
-            factors.fit(histories, catalogue, cross=False)
-            self.past.append((counts, factors))
+            then = deepcopy(self.known)
+            then.fit(histories, catalogue, cross=False)
+            self.past.append(then)
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """The same, of more users."""
@@ -148,8 +176,7 @@ class LadderedMAML(MAML):
     def _fit_ladder(self, histories: Histories, catalogue: Catalogue, *, cross: bool) -> None:
         # Counts of all time would tell what the moments of training could not know, where items rise and fall within hours.
         if self.vocabulary > 1:
-            self.cooccurrence.fit(histories, catalogue)
-            self.implicit.fit(histories, catalogue, cross=cross)
+            self.known.fit(histories, catalogue, cross=cross)
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:
         """As of every learner; how much of the adaptation is kept is settled anew."""
@@ -158,7 +185,7 @@ class LadderedMAML(MAML):
 
     def settle(self, gains: Callable[[bool], Gains]) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation and of the
-        trust in iALS is kept and how much item biases count.
+        trust in iALS and in EASE is kept and how much item biases count.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
         the best; the others stay as learned unless something else gains more than a standard error.
@@ -175,6 +202,7 @@ class LadderedMAML(MAML):
             _settle_curve(self.kept_curve, _LESS, gains)
         if self.vocabulary > 1:
             _settle_curve(self.factor_curve, _LESS, gains)
+            _settle_curve(self.regression_curve, _LESS, gains)
             _settle_curve(self.bias_curve, _OTHER_BIAS, gains)
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
@@ -189,24 +217,25 @@ class LadderedMAML(MAML):
         own: Tensor | None = None,
         counted: Tensor | None = None,
     ) -> TaskState:
-        """{"affinity": [T, ids], what cosines and factors add to the score of every item of the vocabulary; "trust": [T, 1],
-        how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity}.
+        """{"affinity": [T, ids], what cosines, factors and EASE add to the score of every item of the vocabulary; "trust":
+        [T, 1], how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity}.
 
-        own: of ``Cooccurrence.cosines``; counted: of ``ImplicitFactors.scores``.
+        own: of ``Cooccurrence.cosines`` and ``ItemRegression.scores``; counted: of ``ImplicitFactors.scores``.
         """
-        cooccurrence, implicit = self.cooccurrence, self.implicit
+        known = self.known
         if items.snapshot is not None and self.past:
-            then, device = self.past[int(items.snapshot)], items.ids.device
-            cooccurrence, implicit = then[0].to(device), then[1].to(device)
+            known = self.past[int(items.snapshot)].to(items.ids.device)
             own = counted = None  # who came later was not counted
         ids = items.ids[support.items]
         liked = support.mask & (support.targets > 0) & (ids > 0)
-        cosines = cooccurrence.cosines(ids, liked, own)
+        cosines = known.cooccurrence.cosines(ids, liked, own)
         shots = liked.sum(1)
-        linear, log = self.linear_curve(shots).unsqueeze(1), self.log_curve(shots).unsqueeze(1)
-        affinity = linear * cosines + log * torch.log1p(self.log_kappa.exp() * cosines)
-        trusted = self.factor_curve(shots).unsqueeze(1)
-        affinity = affinity + trusted * implicit.scores(ids, liked, counted)
+        affinity = (
+            self.linear_curve(shots).unsqueeze(1) * cosines
+            + self.log_curve(shots).unsqueeze(1) * torch.log1p(self.log_kappa.exp() * cosines)
+            + self.factor_curve(shots).unsqueeze(1) * known.implicit.scores(ids, liked, counted)
+            + self.regression_curve(shots).unsqueeze(1) * known.regression.scores(ids, liked, own)
+        )
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
         learned = torch.where(shots > 0, 1.0, self.departure)
@@ -325,7 +354,7 @@ def _mean_and_error(gained: Tensor, users: Tensor) -> tuple[float, float]:
 
 def _group_of(name: str) -> str:
     """Which of the groups a parameter belongs to."""
-    if name.split(".")[0] in ("bias_curve", "linear_curve", "log_curve", "factor_curve", "log_kappa"):
+    if name.split(".")[0] in (*_CURVES, "log_kappa"):
         return "curves"
     if ".numbers." in name or ".vectors." in name:  # few weights, of which every example speaks
         return "others"

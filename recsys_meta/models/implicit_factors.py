@@ -8,25 +8,23 @@ Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 202
 
 and the same for q_i. A new user is solved as one more p_u.
 
-p . q is small where few users were fitted on beside the ridge, and its scale means nothing: scores are given in units of how far
-they usually lie apart, from item to item, after a few choices.
+p . q is small where few users were fitted on beside the ridge, and its scale means nothing: scores are given in units of their
+spread (``models.score_spread``).
 
 Factors that a user helped to shape know what it chose besides its support. Who is to learn how far they can be trusted is
 therefore cross-fitted: users are dealt into a few folds, and each is served by factors of the other folds alone.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from recsys_meta.models.incidence import incidence
 from recsys_meta.models.ridge_solutions import ridge_by_group, ridge_solution
+from recsys_meta.models.score_spread import spread_of
 from recsys_meta.tensors import Catalogue, Histories
-
-# For the spread of scores: of how many users, after how many choices each.
-_SCORED, _FEWEST, _MOST, _CHOICES = 2**23, 16, 500, 10
-_NOTHING = 1e-9  # a spread of scores that a ridge has put out
 
 
 class ImplicitFactors(nn.Module):
@@ -91,14 +89,11 @@ class ImplicitFactors(nn.Module):
         some = chosen.index_select(0, users).coalesce()
         factor = implicit_factors(some, self.factor.shape[1], **strength, rounds=self.rounds, seed=0)
         precision = precision_of(factor, **strength)
-        few = min(max(_SCORED // len(factor), _FEWEST), _MOST)
-        ids, mask = _few_choices(some.index_select(0, torch.arange(0, len(some), -(-len(some) // few) or 1)))
-        met = torch.bincount(some.indices()[1], minlength=len(factor)) > 0  # of the others nothing is known
-        spread = _folded_in(factor, precision, ids, mask)[:, met].var(1, correction=0).mean().sqrt()
+        spread = spread_of(some, partial(_folded_in, factor, precision))
         return (
             factor.to(self.factor),
             precision.to(self.factor),
-            torch.where(spread > _NOTHING, spread, 1.0).to(self.factor),
+            spread.to(self.factor),
         )
 
     @torch.no_grad()
@@ -120,21 +115,6 @@ class ImplicitFactors(nn.Module):
 def _folded_in(factor: Tensor, precision: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     scores: Tensor = ridge_solution(factor[ids], mask.to(factor.dtype), mask, precision) @ factor.T
     return scores
-
-
-def _few_choices(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """At most so many choices of each user, drawn at random: ids and mask, [U, _CHOICES]. chosen: [U, ids] sparse."""
-    owners, ids = chosen.coalesce().indices()
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))
-    order = order[owners[order].argsort(stable=True)]
-    owners, ids = owners[order], ids[order]
-    place = torch.arange(len(ids)) - torch.searchsorted(owners, owners)
-    kept = place < _CHOICES
-    table = torch.zeros(len(chosen), _CHOICES, dtype=torch.int64)
-    table[owners[kept], place[kept]] = ids[kept]
-    return table, torch.zeros_like(table, dtype=torch.bool).index_put(
-        (owners[kept], place[kept]), torch.tensor(True)
-    )
 
 
 def implicit_factors(

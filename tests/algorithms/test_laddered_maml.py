@@ -73,7 +73,9 @@ def test_refitting_moves_the_counts_and_nothing_else() -> None:
     learner.refit_statistics(EVENTS, WORLD.catalogue)
     moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
     of_factors = {"implicit.factor", "implicit.precision", "implicit.spread"}
-    assert moved == {"cooccurrence.occurrences", "cooccurrence.pairs"} | of_factors
+    of_regression = {"regression.inverse", "regression.place", "regression.spread"}
+    counts = {"cooccurrence.occurrences", "cooccurrence.pairs"}
+    assert moved == {f"known.{name}" for name in counts | of_factors | of_regression}
 
 
 def test_a_user_weighs_as_many_examples_as_ndcg_counts() -> None:

@@ -13,6 +13,7 @@ from pipelines.judged import trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings
 from recsys_meta import ingest
+from recsys_meta.training.building import BuildError
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 
@@ -114,6 +115,13 @@ def test_a_baseline_may_have_a_popularity_window_of_its_own(world) -> None:
     means = dict(at_once.iter_rows())
     assert set(means) == {"ItemKNN", "Popularity", "Popularity(1h)"}
     assert means["Popularity"] != means["Popularity(1h)"]
+
+
+def test_settings_that_one_of_them_refuses_end_it_before_any_is_fitted(world) -> None:
+    refusing = "{class_path: recsys_meta.baselines.ease.EASE, init_args: {ridge: -1}}"
+    with pytest.raises(BuildError, match="EASE refuses its settings: found ridge -1"):
+        run(world, ("baselines", f"[recsys_meta.baselines.item_mean.ItemMean, {refusing}]"))
+    assert not [*(world / "workspace").glob("models/*")]
 
 
 def test_support_comes_before_query_and_held_out_users_are_not_trained_on(world) -> None:

@@ -1,0 +1,87 @@
+"""EASE of a support set: against the baseline, and each user left out against regressions that never saw it."""
+
+import pytest
+import torch
+from toy_world import episodes, histories, toy_world
+
+from recsys_meta.baselines.ease import EASE
+from recsys_meta.models.item_regression import ItemRegression
+from recsys_meta.tensors import Histories
+
+WORLD = toy_world()
+EVENTS = histories(WORLD, torch.arange(120), implicit=True)
+IDS = WORLD.sizes.item.ids
+
+
+def fitted(some: Histories = EVENTS, *, largest: int = 6000, ridge: float = 3.0) -> ItemRegression:
+    regression = ItemRegression(IDS, ridge=ridge, largest=largest)
+    regression.fit(some, WORLD.catalogue)
+    return regression
+
+
+def support() -> tuple[torch.Tensor, torch.Tensor]:
+    batch = episodes(WORLD, torch.arange(120, 126), implicit=True, shots=4, query=3, seed=0)
+    return WORLD.catalogue.features.ids[batch.support.items], batch.support.mask
+
+
+def chosen_by(user: int) -> torch.Tensor:
+    return WORLD.catalogue.features.ids[EVENTS.take(torch.tensor([user])).items].unique()
+
+
+@pytest.mark.parametrize("most", [None, 20])
+def test_scores_are_those_of_the_baseline(most: int | None) -> None:
+    baseline = EASE(WORLD.sizes, ridge=3.0, most_chosen=most)
+    baseline.fit_statistics(EVENTS, WORLD.catalogue)
+    ids, mask = support()
+    regression = fitted(largest=most or 6000)
+    scores = regression.scores(ids, mask) * regression.spread
+    torch.testing.assert_close(scores, baseline.affinities(ids, mask.float()))
+
+
+@pytest.mark.parametrize("largest", [6000, 20])
+def test_a_user_taken_out_is_served_by_the_regression_of_all_others(largest: int) -> None:
+    everybody = fitted(largest=largest)
+    for user in range(0, 120, 17):
+        ids = chosen_by(user)
+        own = torch.zeros(1, IDS).index_fill(1, ids, 1.0)
+        given, mask = ids[None, :3], torch.ones(1, len(ids[:3]), dtype=torch.bool)
+        others = fitted(EVENTS.take(torch.arange(120)[torch.arange(120) != user]), largest=largest)
+        # Which items are most chosen may hang on the user: only where both fit the same can they be compared.
+        if not torch.equal(others.place == largest, everybody.place == largest):
+            continue
+        taken_out = everybody.scores(given, mask, own) * everybody.spread
+        expected = others.scores(given, mask) * others.spread
+        torch.testing.assert_close(taken_out, expected, rtol=1e-4, atol=1e-6)
+        knowing = everybody.scores(given, mask) * everybody.spread
+        assert (knowing - expected).abs().max() > 1e-3
+
+
+def test_a_users_other_choices_look_better_to_a_regression_that_knows_them() -> None:
+    regression, gains = fitted(), []
+    for user in range(40):
+        ids = chosen_by(user)
+        if len(ids) < 4:
+            continue
+        own = torch.zeros(1, IDS).index_fill(1, ids, 1.0)
+        given, mask = ids[None, :2], torch.ones(1, 2, dtype=torch.bool)
+        knowing, taken_out = regression.scores(given, mask), regression.scores(given, mask, own)
+        gains.append(float((knowing - taken_out)[0, ids[2:]].mean()))
+    assert len(gains) > 20
+    assert all(gain > 0 for gain in gains)
+
+
+def test_the_unit_is_how_far_scores_lie_apart_after_a_few_choices() -> None:
+    weak, strong = fitted(ridge=1.0), fitted(ridge=300.0)
+    for regression in (weak, strong):
+        scores = regression.scores(*support())
+        assert 0.4 < float(scores.std()) < 2.5
+    assert weak.spread > 5 * strong.spread
+
+
+def test_without_support_or_events_there_is_nothing_to_say() -> None:
+    ids, mask = support()
+    assert not fitted().scores(ids[:, :0], mask[:, :0]).any()
+    assert not fitted().scores(ids, mask & False).any()
+    empty = fitted(EVENTS.take(torch.arange(0)))
+    assert not empty.scores(ids, mask).any()
+    assert empty.spread == 1
