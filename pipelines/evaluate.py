@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 import torch
@@ -24,7 +24,14 @@ from pipelines.learning import (
     fit_or_reuse,
     with_negatives,
 )
-from pipelines.settings import BaselineSettings, EvaluateSettings, LearnerSettings, Story, duration_text
+from pipelines.settings import (
+    BaselineSettings,
+    EvaluateSettings,
+    LearnerSettings,
+    Story,
+    duration_text,
+    ladder,
+)
 from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import Learner
@@ -62,6 +69,7 @@ from recsys_meta.tensors import Catalogue, Features, Histories
 log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
+Judging = TypeVar("Judging", bound=EvaluateSettings)
 
 _SANITY_TASKS = 256  # tasks that the checks are run on, beside the figures themselves
 _SHUFFLED_FROM = 50  # users; what fewer have in common is told by their shuffled labels too
@@ -77,6 +85,7 @@ class Evaluated(NamedTuple):
     harmed: pl.DataFrame  # by adaptation: the learners against their priors, by the chief metric
     breakdown: pl.DataFrame
     costs: pl.DataFrame
+    baselines: list[str]  # their names
     folder: Path
 
 
@@ -93,6 +102,7 @@ def evaluate(settings: EvaluateSettings, fingerprint: str) -> Summary:
 def evaluated(settings: EvaluateSettings, fingerprint: str, workspace: store.Workspace) -> Evaluated:
     """The whole story but for what is printed. Raises SanityError where a check speaks against the figures."""
     trial = trial_of(settings, read_inputs(settings, None))
+    settings = with_ladder(settings, trial)
     judgements, unadapted, costs = judge_all(settings, trial, workspace)
     metric, names = chief_metric(settings, trial.tasks), unique_names(choices_of(settings))
     draws, seed = settings.bootstrap_draws, settings.seed
@@ -108,6 +118,7 @@ def evaluated(settings: EvaluateSettings, fingerprint: str, workspace: store.Wor
         against_prior(chief, unadapted.filter(pl.col("metric") == metric), draws, seed),
         breakdown(judgements, metric, groups_of(settings, trial), draws, seed),
         costs,
+        baselines,
         workspace.root / "evaluations" / fingerprint[:8],
     )
     write(settings, fingerprint, trial, found)
@@ -210,7 +221,15 @@ def bare(choice: LearnerSettings | BaselineSettings) -> LearnerSettings:
 
 def choices_of(settings: EvaluateSettings) -> list[LearnerSettings | BaselineSettings]:
     """What is judged, in order."""
-    return [*settings.learners, *settings.baselines]
+    return [*settings.learners, *(settings.baselines or ())]
+
+
+def with_ladder(settings: Judging, trial: Trial) -> Judging:
+    """The settings with the baselines that suit the data, where they name none."""
+    if settings.baselines is not None:
+        return settings
+    rated = trial.tasks.judged == "rating"
+    return settings.model_copy(update={"baselines": ladder(rated=rated, protocol=settings.protocol.kind)})
 
 
 def kept_cost(file: Path, spent: Cost, *, anew: bool) -> dict[str, float | None]:
@@ -267,7 +286,7 @@ def write(settings: EvaluateSettings, fingerprint: str, trial: Trial, found: Eva
             facts=facts_of(settings, trial, found),
             metric=result["metric"],
             default=record["default_learner"],
-            baselines=unique_names(choices_of(settings))[len(settings.learners) :],
+            baselines=found.baselines,
             summary=found.summary,
             differences=found.differences,
             harmed=found.harmed,

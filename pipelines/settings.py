@@ -673,6 +673,43 @@ class BaselineSettings(ClassSettings):
 
 AnyBaseline = Annotated[BaselineSettings, BeforeValidator(_class_spec)]
 
+# What every evaluation is to be held against, of ratings and of events; the inverse of EASE is dense, and must end.
+_RATING_LADDER: tuple[BaselineSettings, ...] = tuple(
+    BaselineSettings(class_path=f"recsys_meta.baselines.{name}")
+    for name in ("item_mean.ItemMean", "user_bias.ItemMeanUserBias", "als.ALS")
+)
+_RANKING_LADDER: tuple[BaselineSettings, ...] = (
+    BaselineSettings(class_path="recsys_meta.baselines.popularity.Popularity"),
+    BaselineSettings(class_path="recsys_meta.baselines.item_knn.ItemKNN"),
+    BaselineSettings(class_path="recsys_meta.baselines.item_knn.ItemKNNPopularity"),
+    BaselineSettings(
+        class_path="recsys_meta.baselines.ease.EASEPopularity",
+        init_args={"ridge": 300.0, "most_chosen": 6000},
+    ),
+    BaselineSettings(class_path="recsys_meta.baselines.ials.IALS", init_args={"factors": 64}),
+)
+_LADDER_WINDOWS = {"temporal": (1, 7, 30), "next_day": (1 / 24, 1 / 8, 1)}  # days: popularity of late
+
+
+def ladder(*, rated: bool, protocol: str) -> tuple[BaselineSettings, ...]:
+    """The simple recommenders that suit the data, and, where time is cut, the popularity of some windows before the cut.
+
+    rated: values differ and are to be predicted; protocol: its kind.
+    """
+    if rated:
+        return _RATING_LADDER
+    popularity = _RANKING_LADDER[0]
+    recent = (
+        popularity.model_copy(update={"popularity_window": timedelta(days=days)})
+        for days in _LADDER_WINDOWS.get(protocol, ())
+    )
+    return (popularity, *recent, *_RANKING_LADDER[1:])
+
+
+def ladders() -> tuple[BaselineSettings, ...]:
+    """All that may stand in one."""
+    return (*_RATING_LADDER, *_RANKING_LADDER)
+
 
 class EvaluateSettings(Story):
     """An evaluation: learners and baselines judged on the same users at every number of shots."""
@@ -691,9 +728,10 @@ class EvaluateSettings(Story):
         default=(LearnerSettings(),),
         description="what is meta-trained and judged: class paths, or class_path and init_args",
     )
-    baselines: tuple[AnyBaseline, ...] = Field(
-        default=(),
-        description="what is judged beside them, in the same form, with popularity_window where wanted",
+    baselines: tuple[AnyBaseline, ...] | None = Field(
+        default=None,
+        description="what is judged beside them, in the same form, with popularity_window where wanted; none: the ladder of"
+        " simple recommenders that suits the data",
     )
     segments: tuple[str, ...] = Field(
         default=(), description="categorical features of the users that figures are broken down by"
@@ -720,7 +758,7 @@ class EvaluateSettings(Story):
     def _timed(self) -> dict[str, bool]:
         return {
             "protocol.kind": self.protocol.kind in ("temporal", "next_day"),
-            "baselines.popularity_window": any(choice.popularity_window for choice in self.baselines),
+            "baselines.popularity_window": any(choice.popularity_window for choice in self.baselines or ()),
         }
 
 
@@ -834,7 +872,8 @@ class TuneSettings(EvaluateSettings):
 
     @model_validator(mode="after")
     def _spaces_are_of_what_is_judged(self) -> Self:
-        known = {choice.class_path for choice in (*self.learners, *self.baselines)}
+        baselines = ladders() if self.baselines is None else self.baselines
+        known = {choice.class_path for choice in (*self.learners, *baselines)}
         strange = sorted(set(self.spaces) - known)
         if strange:
             raise ValueError(

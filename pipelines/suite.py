@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.construction import check_classes
-from pipelines.evaluate import Evaluated, choices_of, evaluated, unique_names
+from pipelines.evaluate import Evaluated, evaluated
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, EvaluationSettings, SuiteSettings
 from recsys_meta import store
@@ -34,7 +34,7 @@ def suite(settings: SuiteSettings, fingerprint: str) -> Summary:
             found = evaluated(given, evaluation_fingerprint, workspace)
         results[given.name] = found.result
         means.append(chief_means(given.name, found))
-        baselines |= set(unique_names(choices_of(given))[len(given.learners) :])
+        baselines |= set(found.baselines)
     ranks = mean_ranks(pl.concat(means), sorted(baselines))
     shown = "\n".join([rank_table(ranks), verdicts(results)])
     summary: Summary = {

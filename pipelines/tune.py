@@ -24,6 +24,7 @@ from pipelines.evaluate import (
     on_trial,
     suited,
     unique_names,
+    with_ladder,
 )
 from pipelines.inputs import read_inputs
 from pipelines.judged import Trial, trial_of
@@ -55,6 +56,7 @@ def tune(settings: TuneSettings, fingerprint: str) -> Summary:
     workspace = store.Workspace(settings.workspace)
     with workspace.lock(f"tuning-{fingerprint[:8]}"):
         trial = trial_of(settings, read_inputs(settings, None))
+        settings = with_ladder(settings, trial)
         known = trial.known()
         choices = choices_of(settings)
         rows: list[Summary] = []

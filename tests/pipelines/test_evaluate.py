@@ -9,11 +9,12 @@ import pytest
 
 from pipelines import evaluate
 from pipelines.cost import Cost
+from pipelines.evaluate import unique_names
 from pipelines.judged import trial_of
 from pipelines.loading import load
-from pipelines.settings import EvaluateSettings
+from pipelines.settings import EvaluateSettings, ladder, ladders
 from recsys_meta import ingest
-from recsys_meta.training.building import BuildError
+from recsys_meta.training.building import BuildError, learner_class
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 
@@ -115,6 +116,28 @@ def test_a_baseline_may_have_a_popularity_window_of_its_own(world) -> None:
     means = dict(at_once.iter_rows())
     assert set(means) == {"ItemKNN", "Popularity", "Popularity(1h)"}
     assert means["Popularity"] != means["Popularity(1h)"]
+
+
+def test_where_no_baselines_are_named_the_ladder_that_suits_the_data_is_judged(world) -> None:
+    found = run(world, ("baselines", "null"), ("protocol.shots", "[1]"))
+    assert set(judgements_of(world)["learner"]) == {"MAML", "ItemMean", "ItemMeanUserBias", "ALS"}
+    assert "best_baseline" in found["shots"]["1"]
+    alone = run(world, ("baselines", "[]"), ("protocol.shots", "[1]"), ("workspace", str(world / "alone")))
+    assert "best_baseline" not in alone["shots"]["1"]
+
+
+def test_the_ladder_of_rankings_has_the_popularity_of_some_windows_where_time_is_cut() -> None:
+    names = unique_names(ladder(rated=False, protocol="held_out_users"))
+    assert names == ["Popularity", "ItemKNN", "ItemKNNPopularity", "EASEPopularity", "IALS"]
+    recent = unique_names(ladder(rated=False, protocol="temporal"))
+    assert recent == [names[0], "Popularity(1d)", "Popularity(7d)", "Popularity(30d)", *names[1:]]
+    assert unique_names(ladder(rated=False, protocol="next_day"))[1:4] == [
+        "Popularity(1h)",
+        "Popularity(3h)",
+        "Popularity(1d)",
+    ]
+    for choice in ladders():
+        learner_class(choice.class_path)
 
 
 def test_settings_that_one_of_them_refuses_end_it_before_any_is_fitted(world) -> None:
