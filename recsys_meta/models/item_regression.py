@@ -54,7 +54,8 @@ class ItemRegression(nn.Module):
         items, times = len(self.inverse) - 1, chosen.sum(0).to_dense()
         eligible = torch.zeros_like(times).index_fill(0, catalogue.features.ids[catalogue.eligible], 1.0)
         worth = times + len(chosen) * (eligible * (times > 0))  # more than any count
-        kept = worth.argsort(descending=True, stable=True)[:items]
+        everything = items == len(times)
+        kept = torch.arange(items) if everything else worth.argsort(descending=True, stable=True)[:items]
         self.place.fill_(items)[kept] = torch.arange(items)
         of_kept = chosen.index_select(1, kept)
         gram = sparse_product(of_kept.T, of_kept).to(torch.float64)
@@ -79,14 +80,14 @@ class ItemRegression(nn.Module):
         sums = embedding_bag(
             rows.flatten(), self.inverse, starts, mode="sum", per_sample_weights=weights.flatten()
         )
-        given = torch.zeros_like(sums).scatter_add(1, rows, weights)
         diagonal = self.inverse.diagonal()
         if own is not None:
             chosen = torch.zeros_like(sums).scatter_add(1, self.place.expand(tasks, -1), own.to(sums.dtype))
             chosen[:, items] = 0
             explained = chosen @ self.inverse
             left = (1 - (chosen * explained).sum(1, keepdim=True)).clamp(min=_LEFT)
-            sums = sums + (given * explained).sum(1, keepdim=True) / left * explained
+            shared = (explained.gather(1, rows) * weights).sum(1, keepdim=True)
+            sums = sums + shared / left * explained
             diagonal = diagonal + explained.square() / left
-        scores = given - sums / diagonal
-        return scores[:, self.place] / self.spread
+        scores = sums.div_(diagonal * -self.spread).scatter_add_(1, rows, weights / self.spread)
+        return scores[:, :-1] if items == len(self.place) else scores[:, self.place]
