@@ -4,6 +4,7 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import ClassVar
 
 from recsys_meta.algorithms.base import Learner
 from recsys_meta.tensors import Sizes
@@ -13,6 +14,8 @@ PACKAGE = "recsys_meta"
 
 class BuildError(ValueError):
     """A class path or settings that no learner can be built from; the message lists every fault found."""
+
+    exit_code: ClassVar[int] = 2
 
 
 def learner_class(class_path: str, *, allow: Sequence[str] | None = None) -> type[Learner]:

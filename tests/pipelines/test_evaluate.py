@@ -145,6 +145,7 @@ def test_settings_that_one_of_them_refuses_end_it_before_any_is_fitted(world) ->
     with pytest.raises(BuildError, match="EASE refuses its settings: found ridge -1"):
         run(world, ("baselines", f"[recsys_meta.baselines.item_mean.ItemMean, {refusing}]"))
     assert not [*(world / "workspace").glob("models/*")]
+    assert BuildError.exit_code == 2  # an error of the config: told without a traceback
 
 
 def test_support_comes_before_query_and_held_out_users_are_not_trained_on(world) -> None:
