@@ -32,9 +32,8 @@ class ShotCurve(nn.Module):
         values: Tensor = self.values
         if self.training and values.requires_grad:
             shared = self.shares @ values
-            values = (
-                shared + (values - shared).detach()
-            )  # the values as they are, with the gradient of the shared ones
+            # The values as they are, with the gradient of the shared ones.
+            values = shared + (values - shared).detach()
         where = shots.to(self.places.dtype).log1p().clamp(max=self.places[-1])
         left = (torch.searchsorted(self.places, where, right=True) - 1).clamp(max=len(self.places) - 2)
         share = (where - self.places[left]) / (self.places[left + 1] - self.places[left])
