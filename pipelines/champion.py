@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import polars as pl
 import torch
 
+from pipelines.drawing import Wanted, clock_of, clock_without, validation_of, with_negatives
 from pipelines.inputs import Inputs, declared
 from pipelines.judged import drawn
-from pipelines.learning import Model, Wanted, clock_of, clock_without, validation_of, with_negatives
+from pipelines.learning import Model
 from pipelines.settings import Story
 from recsys_meta import store
 from recsys_meta.adaptation.judging import judge_ranking, judge_rating

@@ -6,14 +6,8 @@ from collections.abc import Iterator
 import polars as pl
 import torch
 
+from pipelines.drawing import Wanted, catalogue_at, clock_of, validation_of, with_negatives
 from pipelines.inputs import Inputs, declared, moment_of, read_inputs, timed
-from pipelines.learning import (
-    Wanted,
-    catalogue_at,
-    clock_of,
-    validation_of,
-    with_negatives,
-)
 from pipelines.nightly import decide_users
 from pipelines.outcomes import NothingToDo
 from pipelines.settings import NightSettings

@@ -13,17 +13,10 @@ import polars as pl
 import torch
 
 from pipelines.cost import Cost, cost
+from pipelines.drawing import catalogue_at, clock_of, with_negatives
 from pipelines.inputs import read_inputs
 from pipelines.judged import Tasks, Trial, trial_of
-from pipelines.learning import (
-    Model,
-    at_pace,
-    catalogue_at,
-    check_buildable,
-    clock_of,
-    fit_or_reuse,
-    with_negatives,
-)
+from pipelines.learning import Model, at_pace, check_buildable, fit_or_reuse
 from pipelines.settings import (
     BaselineSettings,
     EvaluateSettings,

@@ -15,6 +15,7 @@ import polars as pl
 import torch
 
 from pipelines.champion import CHALLENGER, CHAMPION, Challenge, Reigning, challenged, reigning
+from pipelines.drawing import catalogue_at, clock_of
 from pipelines.gates import (
     REFUSED,
     Gate,
@@ -27,7 +28,7 @@ from pipelines.gates import (
     shown_before,
 )
 from pipelines.inputs import Inputs, moment_of, read_inputs, run_date_of, timed
-from pipelines.learning import Model, at_pace, catalogue_at, clock_of, fit_or_reuse, present
+from pipelines.learning import Model, at_pace, fit_or_reuse, present
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.progress import peak_memory, progress

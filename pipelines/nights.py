@@ -19,10 +19,11 @@ import torch
 
 from pipelines.champion import Reigning, challenged
 from pipelines.cost import cost
+from pipelines.drawing import with_negatives
 from pipelines.evaluate import kept_cost, on_trial
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.judged import Trial, next_day_trial
-from pipelines.learning import Model, fit_or_reuse, with_negatives
+from pipelines.learning import Model, fit_or_reuse
 from pipelines.settings import NextDayProtocol, NightsSettings
 from recsys_meta import store
 from recsys_meta.adaptation.judging import judge_ranking

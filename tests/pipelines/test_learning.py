@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pipelines import nightly
+from pipelines.drawing import catalogue_at, clock_of, last_half, newer
 from pipelines.inputs import Inputs
-from pipelines.learning import catalogue_at, clock_of, last_half, newer, newest_bundle, with_loss
+from pipelines.learning import newest_bundle, with_loss
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, LearnerSettings, NightSettings
 from recsys_meta import store
