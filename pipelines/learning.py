@@ -133,7 +133,7 @@ def fit_or_reuse(
             partial(clock_without, story, item_encoder.encode(items, inputs.items), inputs, training_users),
             moment,
         )
-        metrics = meta_trained(
+        learner, metrics = meta_trained(
             story,
             learner,
             known,

@@ -1,25 +1,30 @@
 """From a new learner to a meta-trained one, stopped and settled by users that it was not trained on."""
 
 import logging
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import polars as pl
 import torch
 
 from pipelines.drawing import Sampler, before, last_half, sampler_of, users_per_step, validation_of
-from pipelines.settings import Story
+from pipelines.settings import Story, TrainingSettings
 from pipelines.starting import importing
 from recsys_meta import ingest
 from recsys_meta.adaptation.recommend import out_of_memory
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import CatalogueClock, newcomer_moments, split_users
+from recsys_meta.episodes import CatalogueClock, newcomer_moments, split_folds, split_users
 from recsys_meta.tensors import Features, Histories
 from recsys_meta.training.bundle import Bundle
+
+if TYPE_CHECKING:
+    from recsys_meta.training.fitting import FitReport
+    from recsys_meta.training.settling import Judged
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,8 @@ T = TypeVar("T")
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
 # Episodes to settle by, and how often a held-out user is drawn for them where there are few.
 _SETTLED, _DRAWS = 4000, 8
+# Trainings that hold out a part of the users each, where a single one would hold out fewer than enough.
+_FOLDS, _FEWEST_FOLDED, _ENOUGH = 5, 25, 100
 
 
 class Known(NamedTuple):
@@ -37,10 +44,15 @@ class Known(NamedTuple):
     users: Features
     user_ids: pl.Series
     clock: CatalogueClock
-    clock_without: Callable[
-        [torch.Tensor], CatalogueClock
-    ]  # what users held out are judged on; of their rows
+    clock_without: Callable[[torch.Tensor], CatalogueClock]  # that users of these rows are judged on
     moment: datetime | None
+
+
+class Trained(NamedTuple):
+    """A learner meta-trained without some users, and what those say of it."""
+
+    judged: "Judged"
+    report: "FitReport"
 
 
 def meta_trained(
@@ -52,8 +64,12 @@ def meta_trained(
     fingerprint: str,
     warm: Bundle | None,
     accelerator: str,
-) -> dict[str, float | None]:
-    """Meta-trains the learner in place; what was measured on users held out.
+) -> tuple[Learner, dict[str, float | None]]:
+    """The learner, meta-trained and settled, and what was measured on users held out: of several trainings the mean, and the epochs
+    of all.
+
+    Where those would be few, everybody is held out in turn: they stop and settle a training each, and what is kept is the mean
+    of the learners. A dozen users cannot tell a good epoch from a bad one, and all of them together can.
 
     Args:
         folder: checkpoints and the log of the training; one that was interrupted goes on where it was.
@@ -63,8 +79,64 @@ def meta_trained(
 
     Raises ingest.InputError where no episode can be drawn.
     """
+    train_on = partial(
+        trained, story, known=known, fingerprint=fingerprint, warm=warm, accelerator=accelerator
+    )
+    parts = parts_of(story.training, learner, known.user_ids, story.seed)
+    several = len(parts) > 1
+    members = []
+    for number, (train, held_out) in enumerate(parts, 1):
+        if several:
+            log.info("training %d of %d, without the users that judge it", number, len(parts))
+        member = deepcopy(learner) if several else learner
+        place = folder / f"part-{number}" if several else folder
+        members.append(
+            train_on(member, train=train, held_out=held_out, episodes=_SETTLED // len(parts), folder=place)
+        )
+    with importing():
+        from recsys_meta.training.settling import mean_of, settle
+
+    settle([member.judged for member in members], story.seed)
+    kept = mean_of([member.judged.learner for member in members])
+    kept.refit_statistics(known.histories, known.clock.at(None))
+    reports = [member.report for member in members]
+    return kept, {
+        "validation_loss": mean([report.best_validation_loss for report in reports]),
+        "prior_validation_loss": mean([report.prior_validation_loss for report in reports]),
+        "epochs": sum(report.epochs for report in reports),
+        "best_epoch": round(statistics.fmean(report.best_epoch for report in reports)),
+    }
+
+
+def parts_of(
+    training: TrainingSettings, learner: Learner, user_ids: pl.Series, seed: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each training the rows of the users to train on and of those held out of it."""
+    folds, share = training.folds, training.validation_share
+    if folds == "auto":
+        folds = _FOLDS if _FEWEST_FOLDED <= len(user_ids) < _ENOUGH / share else 1
+    if folds == 1 or not learner.averaged:
+        return [split_users(user_ids, share, seed)]
+    return split_folds(user_ids, share, folds, seed)
+
+
+def trained(
+    story: Story,
+    learner: Learner,
+    *,
+    known: Known,
+    train: torch.Tensor,
+    held_out: torch.Tensor,
+    episodes: int,
+    folder: Path,
+    fingerprint: str,
+    warm: Bundle | None,
+    accelerator: str,
+) -> Trained:
+    """The learner, in place, meta-trained on the users of some rows and stopped by others; these are drawn for about so many
+    episodes to settle it by.
+    """
     histories, moment = known.histories, known.moment
-    train, held_out = split_users(known.user_ids, story.training.validation_share, story.seed)
     # Statistics that know the held-out users, or the future, would make every epoch look better than it is.
     if story.split == "newcomers":
         learner.fit_snapshots(
@@ -88,12 +160,12 @@ def meta_trained(
     validation = validation_of(story, *judging, held_out, moment)
     if len(sampler) == 0:
         raise ingest.InputError(
-            f"no episode can be drawn from the {len(histories.items)} events of {len(train)} users to train on"
+            f"no episode can be drawn from the {int(histories.lengths[train].sum())} events of {len(train)} users to train on"
             f" (training.split: {story.split}; see training.moments and cold.below)"
         )
     with importing():  # Lightning: seconds that a night without training does not need
         from recsys_meta.training.fitting import fit
-        from recsys_meta.training.settling import settle
+        from recsys_meta.training.settling import Judged
 
     if not validation:
         log.warning("no validation users: training does not stop early, see training.validation_share")
@@ -117,18 +189,17 @@ def meta_trained(
     # Who is served comes after everybody known, unless no moment says so: of them the newest are the nearest.
     newest = moment is not None and story.split == "time"
     judges = last_half(histories, held_out) if newest else held_out
-    draws = min(max(_SETTLED // max(len(judges), 1), 1), _DRAWS)
+    draws = min(max(episodes // max(len(judges), 1), 1), _DRAWS)
     settling = validation_of(story, *judging, judges, moment, draws=draws)
     once = len(settling) // draws
-    most = -(-_SETTLED // users_per_step(story.training, len(judges)))
-    settle(learner, settling[: min(once, most)], settling[once:], story.seed)
-    learner.refit_statistics(histories, known.clock.at(None))
-    return {
-        "validation_loss": report.best_validation_loss,
-        "prior_validation_loss": report.prior_validation_loss,
-        "epochs": report.epochs,
-        "best_epoch": report.best_epoch,
-    }
+    most = -(-episodes // users_per_step(story.training, len(judges)))
+    return Trained(Judged(learner, settling[: min(once, most)], settling[once:]), report)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of those that there are."""
+    some = [value for value in values if value is not None]
+    return statistics.fmean(some) if some else None
 
 
 def with_room(

@@ -310,6 +310,11 @@ class TrainingSettings(Settings):
     validation_share: OpenShare = Field(
         default=0.05, description="share of the training users held out to judge epochs"
     )
+    folds: PositiveInt | Literal["auto"] = Field(
+        default="auto",
+        description="trainings, each without another part of the users, of which the mean is kept; auto: 5 where validation_share"
+        " would hold out fewer than 100 users, else 1. Only of learners that are made for it, as the default for events is",
+    )
     split: Literal["auto", "random", "time", "newcomers", "moment"] = Field(
         default="auto",
         description="support and query: at random, query later (time), so of newcomers after moments (newcomers), or around a"

@@ -13,7 +13,7 @@ The laws that every implementation keeps stand in tests/test_contract.py.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from operator import gt
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class Learner(nn.Module, ABC):
     Class settings, read by training and adaptation:
         meta_trained: whether ``meta_loss`` is to be minimized; a baseline says False and lives on
             ``fit_statistics`` alone.
+        averaged: whether, where users are few, it may be the mean of learners that started alike and were each fitted without
+            a part of the users.
         whole_catalogue: whether episodes must carry all eligible items (a full softmax) or only those they
             mention.
         negatives: sampled negatives wanted per positive example, in support and query alike.
@@ -47,6 +49,7 @@ class Learner(nn.Module, ABC):
     """
 
     meta_trained: bool = True
+    averaged: bool = False
     whole_catalogue: bool = False
     negatives: int = 0
     order_matters: ClassVar[str | None] = None
@@ -76,11 +79,13 @@ class Learner(nn.Module, ABC):
         Only what meta-training leaves alone may change here; by default nothing does.
         """
 
-    def settle(self, gains: Callable[[bool], Gains]) -> None:
+    def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
         """Decides, once, after meta-training, what users that were not trained on had better decide; by default there is nothing.
 
-        gains: adapted or not -> how good this learner, as it is now, is for episodes of such users. Not adapted, each user stands
-        there once; adapted, perhaps several times.
+        Args:
+            gains: adapted or not -> how good this learner and its fellows, as they are now, are for episodes of such users. Not
+                adapted, each user stands there once; adapted, perhaps several times.
+            fellows: learners fitted without other users, which are to be averaged with this one: for all the same is decided.
         """
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:

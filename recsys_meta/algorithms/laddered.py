@@ -6,6 +6,7 @@ recommenders stand, and depart from there only where users not trained on gain.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -43,6 +44,7 @@ class Laddered(Learner):
             if loss in RATING_LOSSES
             else LadderedMAML(sizes, loss=loss, item_ids=item_ids, counts=counts)
         )
+        self.averaged = self.chosen.averaged
         self.whole_catalogue = self.chosen.whole_catalogue
         self.negatives = self.chosen.negatives
 
@@ -56,8 +58,9 @@ class Laddered(Learner):
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         self.chosen.refit_statistics(histories, catalogue)
 
-    def settle(self, gains: Callable[[bool], Gains]) -> None:
-        self.chosen.settle(gains)
+    def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
+        of_fellows: list[Any] = [fellow.chosen for fellow in fellows]  # all of them of one kind
+        self.chosen.settle(gains, of_fellows)
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:
         self.chosen.continue_from({name.removeprefix("chosen."): value for name, value in state.items()})

@@ -31,7 +31,7 @@ Differs from MAML in nothing else: the inner loop descends the support loss of M
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS or EASE; plus nothing
+_OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
 _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
@@ -99,6 +100,7 @@ class LadderedMAML(MAML):
         Tensor  # []: the share of what was learned that stands beside popularity where there is no history
     )
 
+    averaged = True
     contract_settings = (
         {"loss": "softmax", "dim": 8},
         {"loss": "softmax", "dim": 8, "largest": 0, "neighbours": 10, "regressed": 20},
@@ -183,27 +185,36 @@ class LadderedMAML(MAML):
         super().continue_from(state)
         self.kept_curve.values.fill_(1.0)
 
-    def settle(self, gains: Callable[[bool], Gains]) -> None:
+    def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation and of the
         trust in iALS and in EASE is kept and how much item biases count.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
         the best; the others stay as learned unless something else gains more than a standard error.
         """
-        self.departure.fill_(0.0)
+        together = (self, *fellows)
+
+        def depart(share: float) -> None:
+            for one in together:
+                one.departure.fill_(share)
+
+        def settle_curve(name: str, others: Sequence[tuple[float, float]]) -> None:
+            _settle_curves([getattr(one, name) for one in together], others, gains)
+
+        depart(0.0)
         popular, best, most_gained = gains(False), 0.0, 0.0
         for share in _DEPARTURES:
-            self.departure.fill_(share)
+            depart(share)
             gain, error = _mean_and_error(gains(False).values - popular.values, popular.users)
             if gain > max(2 * error, most_gained):
                 best, most_gained = share, gain
-        self.departure.fill_(best)
+        depart(best)
         if isinstance(self.head, LinearHead):
-            _settle_curve(self.kept_curve, _LESS, gains)
+            settle_curve("kept_curve", _LESS)
         if self.vocabulary > 1:
-            _settle_curve(self.factor_curve, _LESS, gains)
-            _settle_curve(self.regression_curve, _LESS, gains)
-            _settle_curve(self.bias_curve, _OTHER_BIAS, gains)
+            settle_curve("factor_curve", _OTHER_TRUST)
+            settle_curve("regression_curve", _LESS)
+            settle_curve("bias_curve", _OTHER_BIAS)
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
@@ -319,27 +330,33 @@ class LadderedMAML(MAML):
         ]
 
 
-def _settle_curve(
-    curve: ShotCurve,
+def _settle_curves(
+    curves: Sequence[ShotCurve],
     others: Sequence[tuple[float, float]],
     gains: Callable[[bool], Gains],
 ) -> None:
-    """Puts the best of (times, plus) at each group of shots: what gains most beyond its standard error, if anything does."""
-    values, knots = curve.values, torch.tensor(KNOTS)
-    learned = values.detach().clone()
+    """Puts the best of (times, plus) at each group of shots, in all curves alike: what gains most beyond its standard error, if
+    anything does.
+    """
+    knots, learned = torch.tensor(KNOTS), [curve.values.detach().clone() for curve in curves]
+
+    def put(some: Tensor, times: float, plus: float) -> None:
+        for curve, values in zip(curves, learned, strict=True):
+            curve.values.data[some] = times * values[some] + plus
+
     kept, gained = gains(True), []
     for times, plus in others:
-        values.data = times * learned + plus
+        put(knots >= 0, times, plus)
         gained.append(gains(True).values - kept.values)
-    values.data = learned.clone()
+    put(knots >= 0, 1.0, 0.0)
     for least, most in _SHOT_GROUPS:
-        some, best = (knots >= least) & (knots <= most), 0.0
+        best = 0.0
         for (times, plus), gain_of_each in zip(others, gained, strict=True):
             asked = (kept.shots >= least) & (kept.shots <= most)
             gain, error = _mean_and_error(gain_of_each[asked], kept.users[asked])
             if gain - error > best:
                 best = gain - error
-                values.data[some] = times * learned[some] + plus
+                put((knots >= least) & (knots <= most), times, plus)
 
 
 def _mean_and_error(gained: Tensor, users: Tensor) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from recsys_meta.episodes.catalogue import CatalogueClock, Sightings, num_derive
 from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
 from recsys_meta.episodes.encoding import FeatureEncoder, Scale
 from recsys_meta.episodes.histories import group, head, is_first, newest, select
-from recsys_meta.episodes.ids import rows_of, split_users, user_keys
+from recsys_meta.episodes.ids import rows_of, split_folds, split_users, user_keys
 from recsys_meta.episodes.pace import pace_of, trend_of
 from recsys_meta.episodes.sampling import (
     MomentSplits,
@@ -35,6 +35,7 @@ __all__ = [
     "rows_of",
     "select",
     "spans",
+    "split_folds",
     "split_users",
     "trend_of",
     "unique_items",

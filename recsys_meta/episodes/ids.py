@@ -70,5 +70,22 @@ def split_users(ids: pl.Series, share: float, seed: int = 0) -> tuple[Tensor, Te
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"share is {share}, but a share of the users lies in 0..1")
-    held_out = uniform(mixed(user_keys(ids) ^ hashed(seed))) < share
+    held_out = _places(ids, seed) < share
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+
+
+def split_folds(ids: pl.Series, share: float, folds: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """For each of ``folds`` learners the rows of the users to train it on and of those to judge it by; ascending, int64.
+
+    Everybody is judged once, by a learner that was not trained on it; those whom ``split_users`` holds out train none.
+    """
+    if folds < 2:
+        raise ValueError(f"folds is {folds}; expected 2 or more")
+    train, _ = split_users(ids, share, seed)
+    fold = (_places(ids, seed + 1) * folds).long()
+    return [(train[fold[train] != one], (fold == one).nonzero().squeeze(1)) for one in range(folds)]
+
+
+def _places(ids: pl.Series, seed: int) -> Tensor:
+    """[U] in 0..1: where each user falls, by its id and the seed alone."""
+    return uniform(mixed(user_keys(ids) ^ hashed(seed)))

@@ -1,6 +1,7 @@
-"""What a learner leaves to users that it was not trained on, decided after meta-training."""
+"""What a learner, or several of which the mean is kept, leave to users that they were not trained on, after meta-training."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,20 +13,56 @@ from recsys_meta.tensors import EpisodeBatch
 _CUTOFF = 10
 
 
-def settle(
-    learner: Learner, once: Sequence[EpisodeBatch], again: Sequence[EpisodeBatch] = (), seed: int = 0
-) -> None:
-    """Lets the learner decide by its NDCG@10 on these users' queries; without users, or where episodes carry but the items that
-    they mention, everything stays as it is.
+class Judged(NamedTuple):
+    """A learner, and episodes of users that it was not trained on."""
 
-    once: one episode of each user, on which its prior is judged. again: further ones of the same users, on which it is judged
-    adapted as well.
+    learner: Learner
+    once: Sequence[EpisodeBatch]  # one episode of each user, on which its prior is judged
+    again: Sequence[
+        EpisodeBatch
+    ] = ()  # further ones of the same users, on which it is judged adapted as well
+
+
+def settle(judged: Sequence[Judged], seed: int = 0) -> None:
+    """Lets learners that are to be averaged, or the one there is, decide by the NDCG@10 on their users' queries.
+
+    Without users, or where episodes carry but the items that they mention, everything stays as it is.
     """
-    if once and learner.whole_catalogue:
-        every = [*once, *again]
-        learner.settle(
-            lambda adapted: episode_gains(learner, every if adapted else once, adapted=adapted, seed=seed)
+    leader, *fellows = [one.learner for one in judged]
+    if leader.whole_catalogue and any(one.once for one in judged):
+        leader.settle(
+            lambda adapted: together(
+                [
+                    episode_gains(one.learner, [*one.once, *one.again], adapted=True, seed=seed)
+                    if adapted
+                    else episode_gains(one.learner, one.once, adapted=False, seed=seed)
+                    for one in judged
+                ]
+            ),
+            fellows,
         )
+
+
+def mean_of(learners: Sequence[Learner]) -> Learner:
+    """The first one, with the mean of the weights of all; what is not learned stays its own.
+
+    The learners have to have started alike: M. Wortsman et al.: Model soups, ICML 2022, average fits that differ in their
+    settings, these differ in their users.
+    """
+    first = learners[0]
+    with torch.no_grad():
+        for weights in zip(*(learner.parameters() for learner in learners), strict=True):
+            weights[0].copy_(torch.stack(weights).double().mean(0))
+    return first
+
+
+def together(gains: Sequence[Gains]) -> Gains:
+    """Those of several learners; a user of one is not a user of another."""
+    values, shots, users = zip(*gains, strict=True)
+    numbered = [torch.unique(some, return_inverse=True)[1] for some in users]
+    firsts = torch.tensor([0, *(len(some.unique()) for some in users)]).cumsum(0)
+    every = torch.cat([some + first for some, first in zip(numbered, firsts[:-1], strict=True)])
+    return Gains(torch.cat(values), torch.cat(shots), every)
 
 
 @torch.no_grad()
@@ -33,9 +70,9 @@ def episode_gains(
     learner: Learner, validation: Sequence[EpisodeBatch], *, adapted: bool, seed: int = 0
 ) -> Gains:
     """NDCG@10 of the learner, adapted or not, on every episode that has something to be found."""
-    values: list[Tensor] = []
-    shots: list[Tensor] = []
-    keys: list[Tensor] = []
+    values: list[Tensor] = [torch.empty(0)]
+    shots: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
+    keys: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     for support, query, users, catalogue, _, key in validation:
         items = learner.encode(catalogue)
         state = (learner.adapt if adapted else learner.prior)(support, users, items)

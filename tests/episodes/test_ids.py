@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.episodes import rows_of, split_users, user_keys
+from recsys_meta.episodes import rows_of, split_folds, split_users, user_keys
 
 WORDS = st.lists(st.text("ab7é\0", max_size=5), unique=True, max_size=12)
 
@@ -95,6 +95,40 @@ def test_a_split_holds_out_about_the_share_and_another_seed_holds_out_others() -
     assert 3_800 < len(first) < 4_200
     both = len(set(first.tolist()) & set(second.tolist()))
     assert 650 < both < 950  # 0.2 * 0.2 of all, where the seeds have nothing to do with one another
+
+
+@given(
+    ids=st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=40),
+    share=st.floats(0, 1),
+    folds=st.integers(2, 6),
+)
+@settings(deadline=None, max_examples=60)
+def test_in_folds_everybody_is_judged_once_by_what_was_not_trained_on_it(
+    ids: list[int], share: float, folds: int
+) -> None:
+    users = pl.Series("id", ids, dtype=pl.Int64)
+    parts, (train, held_out) = split_folds(users, share, folds, 3), split_users(users, share, 3)
+    assert len(parts) == folds
+    assert sorted(row for _, judges in parts for row in judges.tolist()) == list(range(len(ids)))
+    for some, judges in parts:
+        # Whoever a champion is compared on trains none of them; of the others each trains on all but its judges.
+        assert set(some.tolist()) == set(train.tolist()) - set(judges.tolist())
+        assert not set(some.tolist()) & set(held_out.tolist())
+        assert some.tolist() == sorted(some.tolist())
+
+
+def test_folds_are_about_alike_and_hang_on_the_id_alone() -> None:
+    ids = pl.Series("id", [f"user {n}" for n in range(5_000)])
+    parts = split_folds(ids, 0.1, 5, 1)
+    assert all(900 < len(judges) < 1_100 for _, judges in parts)
+    some = ids.gather([4_999, 7, 130, 2])
+    for (_, judges), (_, judges_of_some) in zip(parts, split_folds(some, 0.1, 5, 1), strict=True):
+        assert set(some.gather(judges_of_some.tolist())) == set(some) & set(ids.gather(judges.tolist()))
+
+
+def test_one_fold_is_none() -> None:
+    with pytest.raises(ValueError, match="folds is 1; expected 2 or more"):
+        split_folds(pl.Series("id", [1, 2]), 0.1, 1)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

@@ -165,8 +165,10 @@ def test_a_damaged_bundle_is_never_used_again_whatever_is_damaged_of_it(clicks, 
 def test_nobody_is_judged_by_a_popularity_that_counts_its_own_choices(
     clicks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caught: list[tuple[EpisodeBatch, ...]] = []
-    monkeypatch.setattr(settling, "settle", lambda _, once, again, seed: caught.append((*once, *again)))
+    caught: list[EpisodeBatch] = []
+    monkeypatch.setattr(
+        settling, "settle", lambda judged, _: caught.extend((*judged[0].once, *judged[0].again))
+    )
     run = night_of(clicks)
     with run.workspace.lock():
         inputs = run.read()
@@ -179,12 +181,12 @@ def test_nobody_is_judged_by_a_popularity_that_counts_its_own_choices(
     expected = inputs.item_ids.to_frame("item_id").join(
         counts, on="item_id", how="left", maintain_order="left"
     )
-    for batch in caught[0]:
+    for batch in caught:
         assert batch.catalogue.hindsight
         torch.testing.assert_close(
             batch.catalogue.log_popularity, expected["count"].fill_null(0).cast(pl.Float32).to_torch().log1p()
         )
-    assert caught[0]
+    assert caught
 
 
 def test_new_tasks_are_those_of_users_who_did_something_since_then() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from toy_world import episodes, histories, toy_world
 
-from recsys_meta.algorithms.laddered_maml import _OTHER_BIAS, LadderedMAML, _mean_and_error
-from recsys_meta.training.settling import episode_gains, settle
+from recsys_meta.algorithms.base import Gains
+from recsys_meta.algorithms.laddered_maml import _OTHER_BIAS, _OTHER_TRUST, LadderedMAML, _mean_and_error
+from recsys_meta.training.settling import Judged, episode_gains, mean_of, settle, together
 
 WORLD = toy_world()
 TRAIN, HELD_OUT = torch.arange(120), torch.arange(120, 160)
@@ -43,7 +44,7 @@ def prior_of(learner: LadderedMAML) -> torch.Tensor:
 def test_a_prior_that_serves_new_users_no_better_than_popularity_gives_way_to_it() -> None:
     noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
     learner = learner_with_biases(3 * noise)
-    settle(learner, validation())
+    settle([Judged(learner, validation())])
     assert learner.departure == 0
     torch.testing.assert_close(prior_of(learner), WORLD.catalogue.log_popularity.expand(len(HELD_OUT), -1))
 
@@ -51,26 +52,28 @@ def test_a_prior_that_serves_new_users_no_better_than_popularity_gives_way_to_it
 def test_a_prior_that_serves_them_better_stays() -> None:
     learner = learner_with_biases(wanted_by_all())
     before = prior_of(learner)
-    settle(learner, validation())
+    settle([Judged(learner, validation())])
     assert learner.departure == 1
     torch.testing.assert_close(prior_of(learner), before)
 
 
-def test_with_history_nothing_changes() -> None:
+def test_with_history_it_does_not_matter_how_little_stands_beside_popularity() -> None:
     noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
     learner, (batch,) = learner_with_biases(3 * noise), validation()
     codes = learner.encode(batch.catalogue)
     before = learner.predict(learner.adapt(batch.support, batch.users, codes), codes)
-    settle(learner, validation())
-    torch.testing.assert_close(
-        learner.predict(learner.adapt(batch.support, batch.users, codes), codes), before
-    )
+    for share in (0.0, 0.5):
+        learner.departure.fill_(share)
+        torch.testing.assert_close(
+            learner.predict(learner.adapt(batch.support, batch.users, codes), codes), before
+        )
 
 
 def test_a_few_users_settle_nothing() -> None:
     learner = learner_with_biases(wanted_by_all())
     before = {name: value.clone() for name, value in learner.state_dict().items()}
-    settle(learner, [episodes(WORLD, HELD_OUT[:19], implicit=True, shots=2, query=4, seed=1)])
+    few = [episodes(WORLD, HELD_OUT[:19], implicit=True, shots=2, query=4, seed=1)]
+    settle([Judged(learner, few)])
     moved = [name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])]
     assert moved == ["departure"]  # without history it is popularity, unless enough users gain
     assert learner.departure == 0
@@ -78,7 +81,7 @@ def test_a_few_users_settle_nothing() -> None:
 
 def test_without_validation_users_everything_stays() -> None:
     learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
-    settle(learner, [])
+    settle([Judged(learner, [])])
     assert learner.departure == 1
 
 
@@ -107,18 +110,13 @@ def trusting(trust: float) -> LadderedMAML:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_of_the_trust_in_factors_stays_what_serves_users_not_trained_on(sign: float) -> None:
     learner = trusting(sign * 5)
-    settle(learner, validation())
+    settle([Judged(learner, validation())])
     few, many = learner.factor_curve.values[1:5], learner.factor_curve.values[5:]
-    gains = [
-        episode_gains(trusting(share * sign * 5), validation(), adapted=True)[0].mean()
-        for share in (1, 0.5, 0)
-    ]
-    best = (1, 0.5, 0)[int(torch.stack(gains).argmax())]
-    assert few.tolist() == [best * sign * 5] * 4
+    times, plus = best_of(trusting(sign * 5), _OTHER_TRUST, "factor_curve")
+    assert few.tolist() == [times * sign * 5 + plus] * 4
     assert many.tolist() == [sign * 5] * 5  # of which these episodes, of two shots, say nothing
-    assert gains[0] != gains[2]
     if sign < 0:  # what users did not choose is no recommendation
-        assert best < 1
+        assert times < 1
 
 
 def best_of(
@@ -147,8 +145,10 @@ def test_item_biases_count_more_or_less_where_users_not_trained_on_gain(away: fl
         return learner
 
     settled = biased()
-    settle(settled, validation())
-    times, plus = best_of(biased(), _OTHER_BIAS, "bias_curve")
+    settle([Judged(settled, validation())])
+    otherwise_alike = biased()
+    otherwise_alike.load_state_dict({**settled.state_dict(), "bias_curve.values": biased().bias_curve.values})
+    times, plus = best_of(otherwise_alike, _OTHER_BIAS, "bias_curve")
     moved = settled.bias_curve.values[1:5] - (1 + away)
     torch.testing.assert_close(moved, torch.full_like(moved, plus))
     assert times == 1.0
@@ -162,13 +162,13 @@ def test_the_prior_is_judged_on_each_user_once_and_what_is_adapted_on_all_episod
     class Asking(LadderedMAML):
         asked: list[tuple[bool, int]] = []  # noqa: RUF012
 
-        def settle(self, gains):
+        def settle(self, gains, fellows=()):
             self.asked.extend((adapted, len(gains(adapted)[0])) for adapted in (False, True))
 
     torch.manual_seed(0)
     learner = Asking(WORLD.sizes, dim=8)
     learner.fit_statistics(histories(WORLD, TRAIN, implicit=True), WORLD.catalogue)
-    settle(learner.eval(), validation(), validation())
+    settle([Judged(learner.eval(), validation(), validation())])
     (not_adapted, once), (adapted, twice) = learner.asked
     assert (not_adapted, adapted, twice) == (False, True, 2 * once)
 
@@ -183,7 +183,7 @@ def test_adaptation_that_harms_users_not_trained_on_is_not_kept() -> None:
         steps.fill_(-30.0)  # away from what was liked
     codes = learner.encode(batch.catalogue)
     harmed = learner.predict(learner.adapt(batch.support, batch.users, codes), codes)
-    settle(learner, [batch])
+    settle([Judged(learner, [batch])])
     kept = learner.kept_curve.values
     assert kept[1:5].tolist() == [0.0] * 4
     assert kept[5:].tolist() == [1.0] * 5  # of many shots these episodes say nothing
@@ -193,6 +193,63 @@ def test_adaptation_that_harms_users_not_trained_on_is_not_kept() -> None:
     assert not torch.allclose(learner.predict(state, codes), harmed)
     learner.continue_from(learner.state_dict())
     assert learner.kept_curve.values.tolist() == [1.0] * 10
+
+
+def halves() -> tuple[Judged, Judged]:
+    """Two learners that trust iALS differently, each judged by half of the users."""
+    return tuple(
+        Judged(trusting(trust), [episodes(WORLD, half, implicit=True, shots=2, query=4, seed=1)])
+        for trust, half in zip((-5.0, -2.0), HELD_OUT.chunk(2), strict=True)
+    )
+
+
+def test_what_is_averaged_is_settled_alike_by_the_users_of_all() -> None:
+    alone = trusting(-5.0)
+    settle([Judged(alone, halves()[0].once[:0])])
+    assert alone.factor_curve.values.tolist() == [-5.0] * 10
+    judged = halves()
+    learned = [one.learner.factor_curve.values.detach().clone() for one in judged]
+    gains = {}
+    for times, plus in ((1, 0), *_OTHER_TRUST):
+        for one, values in zip(judged, learned, strict=True):
+            one.learner.factor_curve.values.data = times * values + plus
+        gains[times, plus] = torch.cat(
+            [episode_gains(one.learner, one.once, adapted=True)[0] for one in judged]
+        )
+    beyond = {}
+    for choice, found in gains.items():
+        gain = found - gains[1, 0]
+        beyond[choice] = float(gain.mean() - gain.std(correction=1) / len(gain) ** 0.5)
+    times, plus = max(beyond, key=beyond.__getitem__)
+    assert (times, plus) != (1, 0)
+    judged = halves()
+    settle(judged)
+    for one, values in zip(judged, learned, strict=True):
+        torch.testing.assert_close(one.learner.factor_curve.values[1:5], times * values[1:5] + plus)
+    assert judged[0].learner.departure == judged[1].learner.departure
+
+
+def test_users_of_two_learners_are_two_though_their_numbers_are_the_same() -> None:
+    def of(users: list[int]) -> Gains:
+        return Gains(torch.ones(len(users)), torch.zeros(len(users)), torch.tensor(users))
+
+    found = together([of([7, 9, 7]), of([]), of([9, 3])])
+    assert found.users.tolist() == [0, 1, 0, 3, 2]
+    assert found.values.tolist() == [1.0] * 5
+
+
+def test_the_mean_of_learners_has_the_mean_of_their_weights() -> None:
+    members = [learner_with_biases(torch.full((WORLD.sizes.item.ids,), bias)) for bias in (1.0, 2.0, 6.0)]
+    with torch.no_grad():
+        for member, trust in zip(members, (0.0, 0.5, 1.0), strict=True):
+            member.regression_curve.values.fill_(trust)
+    kept = mean_of(members)
+    assert kept is members[0]
+    assert kept.item_bias.ids.weight.flatten().tolist() == [3.0] * WORLD.sizes.item.ids
+    assert kept.regression_curve.values.tolist() == [0.5] * 10
+    before = {name: value.clone() for name, value in kept.state_dict().items()}
+    mean_of([kept])
+    assert all(torch.equal(value, before[name]) for name, value in kept.state_dict().items())
 
 
 def test_several_episodes_of_a_user_are_no_more_users() -> None:

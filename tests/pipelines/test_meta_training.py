@@ -1,0 +1,165 @@
+"""One training, or where users are few several, each judged by users that it was not trained on."""
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from pipelines import nightly
+from pipelines.loading import load
+from pipelines.meta_training import parts_of
+from pipelines.settings import NightSettings, TrainingSettings
+from recsys_meta.algorithms.laddered_maml import LadderedMAML
+from recsys_meta.algorithms.maml import MAML
+from recsys_meta.episodes import split_users, user_keys
+from recsys_meta.tensors import FeatureSizes, Sizes
+from recsys_meta.training import fitting, settling
+
+USERS = 90
+NIGHT = """
+workspace: workspace
+run_date: 2026-03-05
+interactions: {path: clicks.parquet, timestamp: at}
+cold: {below: 5}
+top_k: 3
+learner: {class_path: recsys_meta.algorithms.laddered.Laddered}
+training: {max_epochs: 2, batch_size: 16, validation_share: 0.2}
+"""
+
+
+@pytest.fixture
+def clicks(tmp_path: Path) -> Path:
+    """A world of 90 users, 60 of whom are warm."""
+    rows = [
+        (
+            user,
+            f"i{(user * 5 + place * (1 + user % 4)) % 17:02}",
+            datetime(2026, 3, 1 + place % 5, 7, tzinfo=UTC),
+        )
+        for user in range(USERS)
+        for place in range(9 if user % 3 else 3)
+    ]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row")
+    table.unique(["user_id", "item_id"], maintain_order=True).write_parquet(tmp_path / "clicks.parquet")
+    (tmp_path / "night.yaml").write_text(NIGHT)
+    return tmp_path
+
+
+def trained(folder: Path, *overrides: tuple[str, str]) -> tuple[nightly.Run, nightly.Model, pl.Series]:
+    loaded = load(NightSettings, [folder / "night.yaml"], overrides)
+    run = nightly.Run(loaded.settings, loaded.fingerprint)
+    with run.workspace.lock():
+        inputs = run.read()
+        who = nightly.decide_users(run.night, inputs)
+        return run, run.fit(inputs, who), who.training
+
+
+def test_where_users_are_few_everybody_judges_a_training_that_it_is_no_part_of(
+    clicks, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    judged, trained_on, settle, fit = [], [], settling.settle, fitting.fit
+
+    def caught_settle(those, seed) -> None:
+        judged.extend(those)
+        settle(those, seed)
+
+    def caught_fit(learner, sampler, validation, **settings):
+        trained_on.append({int(key) for batch in sampler.epoch(0) for key in batch.keys})
+        return fit(learner, sampler, validation, **settings)
+
+    monkeypatch.setattr(settling, "settle", caught_settle)
+    monkeypatch.setattr(fitting, "fit", caught_fit)
+    with caplog.at_level(logging.INFO):
+        _, model, warm = trained(clicks, ("training.split", "random"))
+    assert "training 5 of 5, without the users that judge it" in caplog.text
+    everybody = {int(key) for key in user_keys(warm)}
+    judges = [{int(key) for batch in one.once for key in batch.keys} for one in judged]
+    assert [len(judges), sum(map(len, judges)), len(everybody)] == [5, 60, 60]
+    assert set().union(*judges) == everybody
+    # Those whom champion and challenger will be compared on train nobody.
+    held_out = {int(key) for key in user_keys(warm)[split_users(warm, 0.2, 7)[1]]}
+    assert held_out
+    for some, others in zip(trained_on, judges, strict=True):
+        assert some == everybody - others - held_out
+    assert model.metrics["epochs"] == 10
+    assert model.metrics["validation_loss"] is not None
+
+
+def test_what_is_kept_is_the_mean_of_all_trainings(clicks, monkeypatch: pytest.MonkeyPatch) -> None:
+    members, whole = [], settling.mean_of
+
+    def caught_mean(learners):
+        members.extend(
+            {name: one.detach().clone() for name, one in some.named_parameters()} for some in learners
+        )
+        return whole(learners)
+
+    monkeypatch.setattr(settling, "mean_of", caught_mean)
+    _, model, _ = trained(clicks)
+    assert len(members) == 5
+    differing = 0
+    for name, kept in model.bundle.learner.named_parameters():
+        weights = torch.stack([member[name] for member in members])
+        differing += not torch.equal(weights[0], weights[1])
+        torch.testing.assert_close(kept, weights.mean(0))
+    assert differing > 10
+
+
+def test_a_night_killed_between_two_trainings_goes_on_and_ends_the_same(
+    clicks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, undisturbed, _ = trained(clicks, ("workspace", "other"))
+    whole, done = fitting.fit, []
+
+    def killed(*arguments, **settings):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(whole(*arguments, **settings))
+        return done[-1]
+
+    monkeypatch.setattr(fitting, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(clicks)
+
+    def watched(*arguments, **settings):
+        done.append(whole(*arguments, **settings))
+        return done[-1]
+
+    monkeypatch.setattr(fitting, "fit", watched)
+    run, model, _ = trained(clicks)
+    assert [report.resumed_from for report in done[2:]] == [2, 2, None, None, None]
+    expected = undisturbed.bundle.learner.state_dict()
+    assert all(
+        torch.equal(value, expected[name]) for name, value in model.bundle.learner.state_dict().items()
+    )
+    folders = sorted(path.name for path in (run.workspace.model(model.version) / "training").iterdir())
+    assert folders == [f"part-{number}" for number in range(1, 6)]
+
+
+SIZES = Sizes(FeatureSizes(1, (), (), 0, 0), FeatureSizes(5, (), (), 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("users", "share", "folds", "expected"),
+    [
+        (24, 0.05, "auto", 1),  # too few to be parted
+        (25, 0.05, "auto", 5),
+        (1_999, 0.05, "auto", 5),
+        (2_000, 0.05, "auto", 1),  # a hundred are held out
+        (400, 0.25, "auto", 1),
+        (5_000, 0.05, 3, 3),
+        (100, 0.05, 1, 1),
+    ],
+)
+def test_how_many_trainings_there_are(users: int, share: float, folds: int | str, expected: int) -> None:
+    training = TrainingSettings(validation_share=share, folds=folds)
+    ids = pl.Series("user_id", range(users), dtype=pl.Int64)
+    assert len(parts_of(training, LadderedMAML(SIZES, dim=4), ids, 7)) == expected
+    # A learner whose mean says nothing is trained once.
+    ((train, held_out),) = parts_of(training, MAML(SIZES, dim=4), ids, 7)
+    once = split_users(ids, share, 7)
+    assert torch.equal(train, once[0])
+    assert torch.equal(held_out, once[1])
