@@ -74,17 +74,17 @@ def test_where_users_are_few_everybody_judges_a_training_that_it_is_no_part_of(
     monkeypatch.setattr(fitting, "fit", caught_fit)
     with caplog.at_level(logging.INFO):
         _, model, warm = trained(clicks, ("training.split", "random"))
-    assert "training 5 of 5, without the users that judge it" in caplog.text
+    assert "training 10 of 10, without the users that judge it" in caplog.text
     everybody = {int(key) for key in user_keys(warm)}
     judges = [{int(key) for batch in one.once for key in batch.keys} for one in judged]
-    assert [len(judges), sum(map(len, judges)), len(everybody)] == [5, 60, 60]
+    assert [len(judges), sum(map(len, judges)), len(everybody)] == [10, 60, 60]
     assert set().union(*judges) == everybody
     # Those whom champion and challenger will be compared on train nobody.
     held_out = {int(key) for key in user_keys(warm)[split_users(warm, 0.2, 7)[1]]}
     assert held_out
     for some, others in zip(trained_on, judges, strict=True):
         assert some == everybody - others - held_out
-    assert model.metrics["epochs"] == 10
+    assert model.metrics["epochs"] == 20
     assert model.metrics["validation_loss"] is not None
 
 
@@ -99,7 +99,7 @@ def test_what_is_kept_is_the_mean_of_all_trainings(clicks, monkeypatch: pytest.M
 
     monkeypatch.setattr(settling, "mean_of", caught_mean)
     _, model, _ = trained(clicks)
-    assert len(members) == 5
+    assert len(members) == 10
     differing = 0
     for name, kept in model.bundle.learner.named_parameters():
         weights = torch.stack([member[name] for member in members])
@@ -111,7 +111,8 @@ def test_what_is_kept_is_the_mean_of_all_trainings(clicks, monkeypatch: pytest.M
 def test_a_night_killed_between_two_trainings_goes_on_and_ends_the_same(
     clicks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, undisturbed, _ = trained(clicks, ("workspace", "other"))
+    folds = ("training.folds", "5")
+    _, undisturbed, _ = trained(clicks, folds, ("workspace", "other"))
     whole, done = fitting.fit, []
 
     def killed(*arguments, **settings):
@@ -122,14 +123,14 @@ def test_a_night_killed_between_two_trainings_goes_on_and_ends_the_same(
 
     monkeypatch.setattr(fitting, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        trained(clicks)
+        trained(clicks, folds)
 
     def watched(*arguments, **settings):
         done.append(whole(*arguments, **settings))
         return done[-1]
 
     monkeypatch.setattr(fitting, "fit", watched)
-    run, model, _ = trained(clicks)
+    run, model, _ = trained(clicks, folds)
     assert [report.resumed_from for report in done[2:]] == [2, 2, None, None, None]
     expected = undisturbed.bundle.learner.state_dict()
     assert all(
@@ -146,7 +147,9 @@ SIZES = Sizes(FeatureSizes(1, (), (), 0, 0), FeatureSizes(5, (), (), 0, 0))
     ("users", "share", "folds", "expected"),
     [
         (24, 0.05, "auto", 1),  # too few to be parted
-        (25, 0.05, "auto", 5),
+        (25, 0.05, "auto", 10),
+        (499, 0.05, "auto", 10),
+        (500, 0.05, "auto", 5),
         (1_999, 0.05, "auto", 5),
         (2_000, 0.05, "auto", 1),  # a hundred are held out
         (400, 0.25, "auto", 1),
