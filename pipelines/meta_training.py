@@ -33,9 +33,10 @@ T = TypeVar("T")
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
 # Episodes to settle by, and how often a held-out user is drawn for them where there are few.
 _SETTLED, _DRAWS = 4000, 8
-# Trainings that hold out a part of the users each, where a single one would hold out fewer than enough; twice as many where
-# users are so few that a fifth less of them tells.
+# Trainings that hold out a part of the users each, where a single one would hold out fewer than enough or is short; twice as many
+# where users are so few that a fifth less of them tells.
 _FOLDS, _FEWEST_FOLDED, _VERY_FEW, _ENOUGH = 5, 25, 500, 100
+_SHORT = 10_000  # users, and items, of a training that takes minutes
 
 
 class Known(NamedTuple):
@@ -69,8 +70,9 @@ def meta_trained(
     """The learner, meta-trained and settled, and what was measured on users held out; of several trainings the mean, and the
     epochs of all.
 
-    Where those would be few, everybody is held out in turn: they stop and settle a training each, and what is kept is the mean
-    of the learners. A dozen users cannot tell a good epoch from a bad one, and all of them together can.
+    Where those would be few, or a training is short, everybody is held out in turn: they stop and settle a training each, and
+    what is kept is the mean of the learners. A dozen users cannot tell a good epoch from a bad one, and all of them together can;
+    the mean is a little better than each besides.
 
     Args:
         folder: checkpoints and the log of the training; one that was interrupted goes on where it was.
@@ -115,8 +117,9 @@ def parts_of(
     """For each training the rows of the users to train on and of those held out of it."""
     folds, share = training.folds, training.validation_share
     if folds == "auto":
-        users = len(user_ids)
-        folds = (1 + (users < _VERY_FEW)) * _FOLDS if _FEWEST_FOLDED <= users < _ENOUGH / share else 1
+        users, items = len(user_ids), learner.sizes.item.ids
+        worth_it = users < _ENOUGH / share or max(users, items) < _SHORT
+        folds = (2 * _FOLDS if users < _VERY_FEW else _FOLDS) if users >= _FEWEST_FOLDED and worth_it else 1
     if folds == 1 or not learner.averaged:
         return [split_users(user_ids, share, seed)]
     return split_folds(user_ids, share, folds, seed)

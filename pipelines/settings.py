@@ -312,9 +312,9 @@ class TrainingSettings(Settings):
     )
     folds: PositiveInt | Literal["auto"] = Field(
         default="auto",
-        description="trainings, each without another part of the users, of which the mean is kept; auto: 5 where validation_share"
-        " would hold out fewer than 100 users, 10 where there are fewer than 500 in all, else 1. Only of learners that are made"
-        " for it, as the default for events is",
+        description="trainings, each without another part of the users, of which the mean is kept; auto: 10 where there are"
+        " fewer than 500 users, 5 where validation_share would hold out fewer than 100 or there are fewer than 10,000 users and"
+        " items, else 1. Only of learners that are made for it, as the default for events is",
     )
     split: Literal["auto", "random", "time", "newcomers", "moment"] = Field(
         default="auto",

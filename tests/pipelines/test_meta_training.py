@@ -140,29 +140,33 @@ def test_a_night_killed_between_two_trainings_goes_on_and_ends_the_same(
     assert folders == [f"part-{number}" for number in range(1, 6)]
 
 
-SIZES = Sizes(FeatureSizes(1, (), (), 0, 0), FeatureSizes(5, (), (), 0, 0))
-
-
 @pytest.mark.parametrize(
-    ("users", "share", "folds", "expected"),
+    ("users", "items", "share", "folds", "expected"),
     [
-        (24, 0.05, "auto", 1),  # too few to be parted
-        (25, 0.05, "auto", 10),
-        (499, 0.05, "auto", 10),
-        (500, 0.05, "auto", 5),
-        (1_999, 0.05, "auto", 5),
-        (2_000, 0.05, "auto", 1),  # a hundred are held out
-        (400, 0.25, "auto", 1),
-        (5_000, 0.05, 3, 3),
-        (100, 0.05, 1, 1),
+        (24, 10, 0.05, "auto", 1),  # too few to be parted
+        (25, 10, 0.05, "auto", 10),
+        (499, 10, 0.05, "auto", 10),
+        (500, 10, 0.05, "auto", 5),
+        (1_999, 20_000, 0.05, "auto", 5),
+        (2_000, 20_000, 0.05, "auto", 1),  # a hundred are held out, and there is much to do
+        (2_000, 9_999, 0.05, "auto", 5),
+        (9_999, 10, 0.05, "auto", 5),
+        (10_000, 10, 0.05, "auto", 1),
+        (400, 20_000, 0.25, "auto", 1),
+        (5_000, 10, 0.05, 3, 3),
+        (100, 10, 0.05, 1, 1),
     ],
 )
-def test_how_many_trainings_there_are(users: int, share: float, folds: int | str, expected: int) -> None:
+def test_how_many_trainings_there_are(
+    users: int, items: int, share: float, folds: int | str, expected: int
+) -> None:
+    sizes = Sizes(FeatureSizes(), FeatureSizes(items))
     training = TrainingSettings(validation_share=share, folds=folds)
     ids = pl.Series("user_id", range(users), dtype=pl.Int64)
-    assert len(parts_of(training, LadderedMAML(SIZES, dim=4), ids, 7)) == expected
+    several = parts_of(training, LadderedMAML(sizes, dim=4, largest=9, regressed=9), ids, 7)
+    assert len(several) == expected
     # A learner whose mean says nothing is trained once.
-    ((train, held_out),) = parts_of(training, MAML(SIZES, dim=4), ids, 7)
+    ((train, held_out),) = parts_of(training, MAML(sizes, dim=4), ids, 7)
     once = split_users(ids, share, 7)
     assert torch.equal(train, once[0])
     assert torch.equal(held_out, once[1])
