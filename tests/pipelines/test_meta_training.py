@@ -112,7 +112,7 @@ def test_a_night_killed_between_two_trainings_goes_on_and_ends_the_same(
     clicks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folds = ("training.folds", "5")
-    _, undisturbed, _ = trained(clicks, folds, ("workspace", "other"))
+    _, undisturbed, _ = trained(clicks, folds, ("workspace", str(clicks / "other")))
     whole, done = fitting.fit, []
 
     def killed(*arguments, **settings):
