@@ -91,10 +91,19 @@ def meta_trained(
     for number, (train, held_out) in enumerate(parts, 1):
         if several:
             log.info("training %d of %d, without the users that judge it", number, len(parts))
-        member = deepcopy(learner) if several else learner
-        place = folder / f"part-{number}" if several else folder
-        members.append(
-            train_on(member, train=train, held_out=held_out, episodes=_SETTLED // len(parts), folder=place)
+        member = train_on(
+            deepcopy(learner) if several else learner,
+            train=train,
+            held_out=held_out,
+            episodes=_SETTLED // len(parts),
+            folder=folder / f"part-{number}" if several else folder,
+        )
+        if member is not None:
+            members.append(member)
+    if not members:
+        raise ingest.InputError(
+            f"no episode can be drawn from the {len(known.histories.items)} events of {len(known.user_ids)} users to train on"
+            f" (training.split: {story.split}; see training.moments and cold.below)"
         )
     with importing():
         from recsys_meta.training.settling import mean_of, settle
@@ -137,9 +146,9 @@ def trained(
     fingerprint: str,
     warm: Bundle | None,
     accelerator: str,
-) -> Trained:
+) -> Trained | None:
     """The learner, in place, meta-trained on the users of some rows and stopped by others; these are drawn for about so many
-    episodes to settle it by.
+    episodes to settle it by. None where no episode can be drawn to train on.
     """
     histories, moment = known.histories, known.moment
     # Statistics that know the held-out users, or the future, would make every epoch look better than it is.
@@ -164,10 +173,7 @@ def trained(
     sampler = drawn(story)
     validation = validation_of(story, *judging, held_out, moment)
     if len(sampler) == 0:
-        raise ingest.InputError(
-            f"no episode can be drawn from the {int(histories.lengths[train].sum())} events of {len(train)} users to train on"
-            f" (training.split: {story.split}; see training.moments and cold.below)"
-        )
+        return None
     with importing():  # Lightning: seconds that a night without training does not need
         from recsys_meta.training.fitting import fit
         from recsys_meta.training.settling import Judged

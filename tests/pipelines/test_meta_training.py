@@ -15,6 +15,7 @@ from pipelines.settings import NightSettings, TrainingSettings
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.episodes import split_users, user_keys
+from recsys_meta.ingest import InputError
 from recsys_meta.tensors import FeatureSizes, Sizes
 from recsys_meta.training import fitting, settling
 
@@ -138,6 +139,27 @@ def test_a_night_killed_between_two_trainings_goes_on_and_ends_the_same(
     )
     folders = sorted(path.name for path in (run.workspace.model(model.version) / "training").iterdir())
     assert folders == [f"part-{number}" for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("talkative", [1, 0])
+def test_a_part_that_leaves_nothing_to_train_on_is_left_out(clicks, caplog, talkative: int) -> None:
+    first, last = datetime(2026, 3, 1, 9, tzinfo=UTC), datetime(2026, 3, 5, 9, tzinfo=UTC)
+    rows = [(user, f"i{(user + place) % 5}", first) for user in range(60) for place in range(2)]
+    rows += [(100, "i0", first), (100, "i1", last), (100, "i2", last)] * talkative
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row")
+    table.write_parquet(clicks / "clicks.parquet")
+    around = (
+        "{split: moment, moments: {every: 1d, over: 1h, horizon: 1d}, validation_share: 0.01, max_epochs: 2}"
+    )
+    settings = (("cold.below", "2"), ("score", "all"), ("training", around))
+    if not talkative:
+        with pytest.raises(InputError, match=r"no episode can be drawn from the 120 events of 60 users"):
+            trained(clicks, *settings)
+        return
+    with caplog.at_level(logging.INFO):
+        _, model, _ = trained(clicks, *settings)
+    assert "training 10 of 10" in caplog.text
+    assert model.metrics["epochs"] == 9 * 2  # not without the one user who did anything since then
 
 
 @pytest.mark.parametrize(
