@@ -17,8 +17,8 @@ contribution taken out of popularity, of the cosines (see ``models.cooccurrence`
 
 The query loss speaks of everything that a user chose, a list of ten only of what stands on top. The loss leans towards the
 latter (a power mean over the chances of what was chosen, see ``models.losses``), and how much of phi_u - theta and of the learned
-trust in iALS and in EASE is kept, and how much more or less popularity counts, is settled after meta-training by the NDCG@10 of
-users not trained on.
+trust in EASE is kept, and how much more or less iALS and popularity count, is settled after meta-training by the NDCG@10 of users
+not trained on. Where users are few, the loss on its own gives iALS too little.
 
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
@@ -48,8 +48,8 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
-_LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in iALS or EASE; plus nothing
-_OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))
+_LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in EASE; plus nothing
+_OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))  # the same of that in iALS, or plus so much
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
 _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
@@ -187,7 +187,7 @@ class LadderedMAML(MAML):
 
     def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation and of the
-        trust in iALS and in EASE is kept and how much item biases count.
+        trust in EASE is kept and how much iALS and item biases count; the same for all fellows.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
         the best; the others stay as learned unless something else gains more than a standard error.
