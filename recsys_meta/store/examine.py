@@ -64,7 +64,7 @@ def removable(workspace: Workspace) -> list[Path]:
     for run in workspace.runs():
         places += [run.path, run.parts, *(path for path in run.parts.glob("*") if path.is_dir())]
     left = [path for place in places for path in place.glob(f"{TEMPORARY}*")]
-    return sorted({*left, *root.glob("models/*/training/*.new")})
+    return sorted({*left, *root.glob("models/*/training/**/*.new")})
 
 
 def _published(workspace: Workspace) -> tuple[dict[str, Manifest], list[Finding]]:

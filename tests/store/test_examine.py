@@ -87,8 +87,9 @@ def never_published(root: Path) -> None:
 
 def leftovers(root: Path) -> None:
     (root / "runs" / "night-2" / ".tmp-abc-publication-0002").mkdir()
-    (root / "models" / "maml-1" / "training").mkdir()
-    (root / "models" / "maml-1" / "training" / "last.new").touch()
+    for training in ("training", "training/part-2"):  # alone, or one of several
+        (root / "models" / "maml-1" / training).mkdir()
+        (root / "models" / "maml-1" / training / "last.new").touch()
 
 
 def of_another_version(root: Path) -> None:
@@ -138,7 +139,7 @@ DAMAGES: tuple[tuple[Callable[[Path], object], str, str, str, str], ...] = (
         "run night-3 was begun and never published, 2 MiB",
         "the same command again",
     ),
-    (leftovers, "warning", "leftovers", "2 temporary files", "doctor --fix"),
+    (leftovers, "warning", "leftovers", "3 temporary files", "doctor --fix"),
     (
         lambda root: shutil.rmtree(root / "models" / "maml-1"),
         "error",
