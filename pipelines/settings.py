@@ -308,7 +308,8 @@ class TrainingSettings(Settings):
         default=5, description="epochs without a gain on validation users before training stops"
     )
     validation_share: OpenShare = Field(
-        default=0.05, description="share of the training users held out to judge epochs"
+        default=0.05,
+        description="share of the training users held out to judge epochs and champions; of several folds none trains on it",
     )
     folds: PositiveInt | Literal["auto"] = Field(
         default="auto",

@@ -18,9 +18,7 @@ class Judged(NamedTuple):
 
     learner: Learner
     once: Sequence[EpisodeBatch]  # one episode of each user, on which its prior is judged
-    again: Sequence[
-        EpisodeBatch
-    ] = ()  # further ones of the same users, on which it is judged adapted as well
+    again: Sequence[EpisodeBatch] = ()  # further ones of the same users, to judge it adapted on as well
 
 
 def settle(judged: Sequence[Judged], seed: int = 0) -> None:
