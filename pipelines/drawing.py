@@ -87,9 +87,11 @@ def sampler_of(
     moment: datetime | None,
     since: datetime | None = None,
     counted: torch.Tensor | None = None,
+    listed: Histories | None = None,
 ) -> Sampler:
     """What draws the episodes of these users, as ``training`` says; ``since``: those alone that are new since then.
 
+    listed: of all users what they were shown and did not choose, for episodes that ask to rank the query alone.
     counted: the rows, ascending, that the statistics of the learner were read off; None: none of these users is among them.
     """
     training = story.training
@@ -134,6 +136,7 @@ def sampler_of(
         theirs,
         clock.at(None),
         by_time=story.split == "time",
+        listed=None if listed is None or not learner.whole_catalogue else listed.take(rows),
         **drawn,
     )
 
@@ -162,9 +165,9 @@ def last_half(histories: Histories, rows: torch.Tensor) -> torch.Tensor:
     return some[first >= first.median()] if len(some) else some
 
 
-def validation_of(*arguments: Any, draws: int = 1) -> list[EpisodeBatch]:
+def validation_of(*arguments: Any, draws: int = 1, **others: Any) -> list[EpisodeBatch]:
     """The fixed episodes of held-out users, each so many times; arguments as of ``sampler_of``."""
-    sampler = sampler_of(*arguments)
+    sampler = sampler_of(*arguments, **others)
     return [batch for draw in range(draws) for batch in sampler.epoch(_VALIDATION_EPOCH + draw)]
 
 

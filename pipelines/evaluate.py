@@ -204,6 +204,7 @@ def fitted(
         workspace=workspace,
         moment=trial.moment,
         run_date=datetime.now(UTC).date(),
+        listed=trial.tasks.judged == "listed",
     )
 
 

@@ -58,6 +58,13 @@ class Inputs(Tables):
         )
 
     @cached_property
+    def refused(self) -> pl.DataFrame | None:
+        """The interactions that are no events: of value below ``positive_from``. None where there are none."""
+        if self.events.height == self.interactions.height:
+            return None
+        return self.interactions.join(self.events, on=[USER_ID, ITEM_ID], how="anti", maintain_order="left")
+
+    @cached_property
     def histories(self) -> Histories:
         """The events of every user, rows as in ``user_ids``, items as in ``item_ids``."""
         return group(self.events, self.user_ids, self.item_ids)

@@ -19,7 +19,7 @@ from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.settings import BaselineSettings, LearnerSettings, MomentSettings, Story, duration_text
 from recsys_meta import __version__, ingest, store
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import FeatureEncoder, num_derived, pace_of, rows_of, trend_of
+from recsys_meta.episodes import FeatureEncoder, group, num_derived, pace_of, rows_of, trend_of
 from recsys_meta.models.losses import RATING_LOSSES
 from recsys_meta.tables import VALUE, Feature
 from recsys_meta.tensors import Sizes
@@ -74,6 +74,7 @@ def fit_or_reuse(
     run_date: date,
     train_anew: bool = True,
     start: Model | None = None,
+    listed: bool = False,
 ) -> Model:
     """The learner of these settings, meta-trained on these users' events.
 
@@ -81,6 +82,9 @@ def fit_or_reuse(
     settings that is no older than ``training.reuse_for_days``. An interrupted training goes on where it was. With
     ``training.warm_start`` it goes on from the initialization of ``start``, where that is of the same settings, on the tasks
     that are new since then (C. Finn, A. Rajeswaran, S. Kakade, S. Levine: Online Meta-Learning, ICML 2019, for the idea).
+
+    listed: whether it will be asked to rank lists of which a part was not chosen, as ``interactions.positive_from`` tells the
+        two apart: episodes then hold what training users did not choose, and ask for the same.
 
     Raises ingest.InputError where there is nobody to train on, and NothingToDo where a training would be needed but is
     not wanted (``train_anew``).
@@ -92,10 +96,10 @@ def fit_or_reuse(
             " the interactions"
         )
     choice = with_loss(choice, events, len(inputs.item_ids))
+    shown = inputs.refused if listed else None
     recipe = recipe_of(story, choice)
-    data = store.fingerprint(
-        [table_digest(table).hex() for table in (events, inputs.items, inputs.users) if table is not None]
-    )
+    tables = (events, inputs.items, inputs.users, shown)
+    data = store.fingerprint([table_digest(table).hex() for table in tables if table is not None])
     warm = None if start is None else start_of(story, choice, start, inputs)
     parts = [recipe, data, str(moment), *([] if warm is None else [warm.fingerprint])]
     version = f"{choice.class_path.rpartition('.')[2].lower()}-{store.fingerprint(parts)[:12]}"
@@ -117,7 +121,8 @@ def fit_or_reuse(
     user_encoder, item_encoder = encoders_of(story, inputs, training_users, events, warm)
     torch.manual_seed(story.seed)
     learner = build(choice.class_path, choice.init_args, Sizes(user_encoder.sizes, item_encoder.sizes))
-    histories = inputs.histories.take(rows_of(training_users, inputs.user_ids).cast(pl.Int64).to_torch())
+    rows = rows_of(training_users, inputs.user_ids).cast(pl.Int64).to_torch()
+    histories = inputs.histories.take(rows)
     users = user_encoder.encode(training_users, inputs.users)
     clock = clock_of(story, item_encoder.encode(items, inputs.items), inputs.sightings)
     refuse_constant_values(learner, events)
@@ -132,6 +137,7 @@ def fit_or_reuse(
             clock,
             partial(clock_without, story, item_encoder.encode(items, inputs.items), inputs, training_users),
             moment,
+            None if shown is None else group(shown, training_users, items),
         )
         learner, metrics = meta_trained(
             story,

@@ -48,6 +48,9 @@ class Known(NamedTuple):
     clock: CatalogueClock
     clock_without: Callable[[torch.Tensor], CatalogueClock]  # that users of these rows are judged on
     moment: datetime | None
+    listed: Histories | None = (
+        None  # what they did not choose of what they were shown, where that is to be told apart
+    )
 
 
 class Trained(NamedTuple):
@@ -163,15 +166,17 @@ def trained(
     if warm is not None:
         learner.continue_from(warm.learner.state_dict())
     drawing = (learner, histories, known.users, known.user_ids)
-    judging = (*drawing, known.clock_without(held_out))
+    judge = partial(validation_of, story, *drawing, known.clock_without(held_out), listed=known.listed)
 
     def drawn(story: Story) -> Sampler:
-        draw = partial(sampler_of, story, *drawing, known.clock, train, moment, counted=train)
+        draw = partial(
+            sampler_of, story, *drawing, known.clock, train, moment, counted=train, listed=known.listed
+        )
         sampler = draw(since=None if moment is None else since_of(warm))
         return sampler if warm is None or len(sampler) else draw()  # no task is new
 
     sampler = drawn(story)
-    validation = validation_of(story, *judging, held_out, moment)
+    validation = judge(held_out, moment)
     if len(sampler) == 0:
         return None
     with importing():  # Lightning: seconds that a night without training does not need
@@ -201,7 +206,7 @@ def trained(
     newest = moment is not None and story.split == "time"
     judges = last_half(histories, held_out) if newest else held_out
     draws = min(max(episodes // max(len(judges), 1), 1), _DRAWS)
-    settling = validation_of(story, *judging, judges, moment, draws=draws)
+    settling = judge(judges, moment, draws=draws)
     once = len(settling) // draws
     most = -(-episodes // users_per_step(story.training, len(judges)))
     return Trained(Judged(learner, settling[: min(once, most)], settling[once:]), report)

@@ -125,6 +125,10 @@ class Examples(NamedTuple):
         """The same tasks with nothing observed: adapting on it gives the prior."""
         return Examples(self.items, self.targets, torch.zeros_like(self.mask))
 
+    def beside(self, others: "Examples") -> "Examples":
+        """Both of the same tasks, [T, S + S']."""
+        return Examples(*(torch.cat(pair, dim=1) for pair in zip(self, others, strict=True)))
+
     def to(self, device: torch.device | str) -> "Examples":
         """The same examples on another device."""
         return Examples(self.items.to(device), self.targets.to(device), self.mask.to(device))

@@ -77,6 +77,15 @@ def test_emptied_examples_are_the_same_tasks_with_no_shots() -> None:
     assert torch.equal(examples.emptied().items, examples.items)
 
 
+def test_examples_beside_others_are_both() -> None:
+    some = Examples(torch.tensor([[3], [4]]), torch.ones(2, 1), torch.tensor([[True], [False]]))
+    more = Examples(torch.tensor([[5, 6], [7, 8]]), torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool))
+    both = some.beside(more)
+    assert both.items.tolist() == [[3, 5, 6], [4, 7, 8]]
+    assert both.targets.tolist() == [[1, 0, 0], [1, 0, 0]]
+    assert both.shots.tolist() == [3, 2]
+
+
 @given(lists=LISTS, timed=st.booleans(), data=st.data())
 @settings(deadline=None, max_examples=60)
 def test_taking_users_of_histories_takes_values_and_times_along(

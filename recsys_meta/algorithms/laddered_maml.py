@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from recsys_meta.algorithms.base import Gains, TaskState
 from recsys_meta.algorithms.maml import MAML
+from recsys_meta.algorithms.scorer import listing
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.implicit_factors import ImplicitFactors
@@ -301,11 +302,12 @@ class LadderedMAML(MAML):
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
     ) -> Tensor:
-        """[T]: as of MAML, weighted as NDCG weighs the examples of users with many and with few."""
+        """[T]: as of MAML; among all items weighted as NDCG weighs the examples of users with many and with few."""
         positives = (examples.mask & (examples.targets > 0)).sum(1)
         places = torch.arange(2, _CUTOFF + 2, device=positives.device)
         ideal = torch.cat([positives.new_ones(1).float(), places.log2().reciprocal().cumsum(0)])
         weight = positives / ideal[positives.clamp(max=_CUTOFF)] * ideal[_CUTOFF] / _CUTOFF
+        weight = torch.where(listing(examples), 1.0, weight) if self.whole_catalogue else weight
         return super().task_loss(state, examples, items, excluded) * weight
 
     def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:

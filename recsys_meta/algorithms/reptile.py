@@ -22,7 +22,7 @@ from torch import Tensor
 
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.algorithms.meta_sgd import refuse
-from recsys_meta.tensors import EpisodeBatch, Examples, Sizes
+from recsys_meta.tensors import EpisodeBatch, Sizes
 
 
 class Reptile(MAML):
@@ -47,9 +47,7 @@ class Reptile(MAML):
 
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """Mean over users and steps of the loss on support and query together, along the inner loop; a scalar."""
-        items = self.encode(episodes.catalogue)
-        parts = zip(episodes.support, episodes.query, strict=True)
-        everything = Examples(*(torch.cat(pair, dim=1) for pair in parts))
+        items, everything = self.encode(episodes.catalogue), episodes.support.beside(episodes.query)
         theta, shelf = self.head.start(episodes.users), self.shelf(items)
         with torch.no_grad():
             points = [theta, *self.path(theta, everything, shelf)][:-1]

@@ -168,7 +168,11 @@ class Scorer(Learner):
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
     ) -> Tensor:
-        """[T]: the loss of each task on these examples."""
+        """[T]: the loss of each task on these examples.
+
+        Under a full softmax a task that lists what was not chosen (target 0) is judged by every pair of a positive and one
+        of these, for it asks to tell the two apart, and nothing of the rest of the catalogue.
+        """
         shelf = self.shelf(items)
         marked = (
             None
@@ -176,7 +180,14 @@ class Scorer(Learner):
             else excluded_from_pool(items, len(shelf.pool.bias), excluded)
         )
         scored = self.scored(self.predict(state, items, examples.items), examples, shelf)
-        return task_loss(self.loss, scored, self.pool_of(state, examples, shelf, marked), self.power)
+        lists = listing(examples)
+        if shelf.pool is None or not lists.any():
+            return task_loss(self.loss, scored, self.pool_of(state, examples, shelf, marked), self.power)
+        among_listed = task_loss("bpr", scored)
+        if lists.all():
+            return among_listed
+        among_all = task_loss(self.loss, scored, self.pool_of(state, examples, shelf, marked), self.power)
+        return torch.where(lists, among_listed, among_all)
 
     def shelf(self, items: ItemCodes) -> Shelf:
         """The items as the inner loop sees them. Without gradient the last one is kept: a night adapts batch after batch to
@@ -203,6 +214,11 @@ class Scorer(Learner):
         chosen = {id(parameter) for parameter in decayed}
         others = [p for p in self.parameters() if id(p) not in chosen and p.requires_grad]
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def listing(examples: Examples) -> Tensor:
+    """[T] bool: whether a task lists what was not chosen beside what was."""
+    return (examples.mask & (examples.targets <= 0)).any(1)
 
 
 def excluded_from_pool(items: ItemCodes, pool_size: int, excluded: Examples) -> Tensor:

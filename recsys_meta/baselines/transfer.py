@@ -11,7 +11,6 @@ steps, here before them. Users are told apart by their features alone, since tho
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from recsys_meta.algorithms.base import TaskState
@@ -41,8 +40,7 @@ class FineTuned(MAML):
 
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """Mean over users of the loss on support and query together, without adaptation; a scalar."""
-        items, parts = self.encode(episodes.catalogue), zip(episodes.support, episodes.query, strict=True)
-        everything = Examples(*(torch.cat(pair, dim=1) for pair in parts))
+        items, everything = self.encode(episodes.catalogue), episodes.support.beside(episodes.query)
         return self.task_loss(self.head.start(episodes.users), everything, items).mean()
 
 

@@ -39,6 +39,7 @@ class RandomSplits:
     bucket: tasks of similar length stand in one batch, which saves padding.
     keys: [U] int64 keys of the users, by which negatives are drawn; rows where not given.
     counted: [U] int64, for ``EpisodeBatch.counted``; None: the users are not among those that statistics were read off.
+    listed: what the users were shown and did not choose: stands in the query with target 0, whatever the support. None: nothing.
 
     An item that a user met several times counts once, at the first time: support and query share none.
     Users with fewer than ``min_query`` items are left out; ``left_out`` says how many.
@@ -63,6 +64,7 @@ class RandomSplits:
         bucket: bool = True,
         keys: Tensor | None = None,
         counted: Tensor | None = None,
+        listed: Histories | None = None,
     ) -> None:
         _check(shots, query_size, max_support, batch_size)
         if min_query < 1:
@@ -87,6 +89,7 @@ class RandomSplits:
         self._bucket = bucket
         self._keys = torch.arange(len(histories.lengths)) if keys is None else keys
         self._counted = counted
+        self._listed = listed
         self._rows = (self._histories.lengths >= min_query).nonzero().squeeze(1)
         self.left_out = len(histories.lengths) - len(self._rows)
 
@@ -108,6 +111,9 @@ class RandomSplits:
                 keys = self._keys[rows]
                 support = self._sampler.append(support, keys, None, self._negatives, stream=2 * number)
                 query = self._sampler.append(query, keys, consumed, self._negatives, stream=2 * number + 1)
+            if self._listed is not None:
+                shown = collate(self._listed, rows)
+                query = query.beside(shown._replace(targets=torch.zeros_like(shown.targets)))
             catalogue = self._catalogue
             if not self._whole_catalogue:
                 support, query, catalogue = unique_items(support, query, catalogue)

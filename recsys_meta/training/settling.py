@@ -10,7 +10,7 @@ from recsys_meta.algorithms.base import Gains, Learner
 from recsys_meta.evaluation.metrics import multi_hot, ranking_metrics, tie_places
 from recsys_meta.tensors import EpisodeBatch
 
-_CUTOFF = 10
+_CUTOFF, _CUTOFF_OF_LISTED = 10, 5
 
 
 class Judged(NamedTuple):
@@ -67,7 +67,9 @@ def together(gains: Sequence[Gains]) -> Gains:
 def episode_gains(
     learner: Learner, validation: Sequence[EpisodeBatch], *, adapted: bool, seed: int = 0
 ) -> Gains:
-    """NDCG@10 of the learner, adapted or not, on every episode that has something to be found."""
+    """NDCG@10 of the learner, adapted or not, on every episode that has something to be found; of listed items, where episodes
+    list what was not chosen, NDCG@5: such lists are short.
+    """
     values: list[Tensor] = [torch.empty(0)]
     shots: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     keys: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
@@ -75,11 +77,13 @@ def episode_gains(
         items = learner.encode(catalogue)
         state = (learner.adapt if adapted else learner.prior)(support, users, items)
         number = len(catalogue.eligible)
-        candidates = catalogue.eligible & ~multi_hot(support.items, support.mask, number)
+        candidates, cutoff = catalogue.eligible & ~multi_hot(support.items, support.mask, number), _CUTOFF
+        if (query.mask & (query.targets <= 0)).any():
+            candidates, cutoff = multi_hot(query.items, query.mask, number), _CUTOFF_OF_LISTED
         relevant = multi_hot(query.items, query.mask & (query.targets > 0), number)
         places = tie_places(number, seed)
-        found = ranking_metrics(learner.predict(state, items), candidates, relevant, _CUTOFF, places)
-        values.append(found[f"ndcg@{_CUTOFF}"])
+        found = ranking_metrics(learner.predict(state, items), candidates, relevant, cutoff, places)
+        values.append(found[f"ndcg@{cutoff}"])
         shots.append((support.mask & (support.targets > 0)).sum(1))
         keys.append(torch.arange(len(support.mask)) + sum(len(some) for some in keys) if key is None else key)
     every = Gains(torch.cat(values), torch.cat(shots), torch.cat(keys))

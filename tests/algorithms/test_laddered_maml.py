@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 from toy_world import episodes, histories, toy_world
 
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
@@ -89,6 +90,26 @@ def test_a_user_weighs_as_many_examples_as_ndcg_counts() -> None:
     torch.testing.assert_close(
         learner.task_loss(state, batch.query, codes), 2 * plain(state, batch.query, codes)
     )
+
+
+def test_a_task_that_lists_what_was_not_chosen_is_judged_by_pairs_and_the_others_as_ever() -> None:
+    learner = fitted().eval()
+    codes = learner.encode(WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=3, seed=0, negatives=1)
+    support = batch.support._replace(mask=batch.support.mask & (batch.support.targets > 0))
+    state = learner.adapt(support, batch.users, codes)
+    some = batch.query.mask & ((batch.query.targets > 0) | (torch.arange(4) < 2)[:, None])
+    mixed = learner.task_loss(state, batch.query._replace(mask=some), codes, support)
+    chosen = batch.query.mask & (batch.query.targets > 0)
+    plain = learner.task_loss(state, batch.query._replace(mask=chosen), codes, support)
+    torch.testing.assert_close(mixed[2:], plain[2:])
+    scores, targets = learner.predict(state, codes, batch.query.items), batch.query.targets
+    for task in range(2):
+        positive, negative = scores[task][targets[task] > 0], scores[task][targets[task] == 0]
+        pairs = softplus(negative - positive[:, None])
+        torch.testing.assert_close(mixed[task], pairs.mean())
+    listed = learner.task_loss(state, batch.query, codes, support)
+    torch.testing.assert_close(listed[:2], mixed[:2])
 
 
 def test_a_loss_that_rates_is_refused() -> None:

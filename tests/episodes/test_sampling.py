@@ -676,3 +676,16 @@ def test_newcomers_are_dealt_to_moments_near_and_far_and_the_same_in_every_epoch
     came_early = sum(begin * HOUR < moments[0] for begin in begins)
     assert len(drawn) == len(begins) - came_early == len(begins) - splits.left_out
     assert len(splits) == len(list(splits.epoch(0)))
+
+
+def test_what_was_shown_and_not_chosen_stands_in_the_query_with_target_0() -> None:
+    chosen = [[0, 1, 2, 4], [5], [6, 7]]
+    shown = [[8, 9], [], [10]]
+    splits = random_splits(chosen, listed=histories(shown), shots=(1,), whole_catalogue=True)
+    found = {user: (support, query) for user, support, query in episodes(splits.epoch(0))}
+    assert sorted(found) == [0, 1, 2]
+    for user, (support, query) in found.items():
+        assert all(target > 0 for _, target in support)
+        assert [item for item, target in query if target == 0] == shown[user]
+        asked = [item for item, target in query if target > 0]
+        assert sorted([item for item, _ in support] + asked) == chosen[user]

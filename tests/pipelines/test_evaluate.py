@@ -14,6 +14,7 @@ from pipelines.judged import trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, ladder, ladders
 from recsys_meta import ingest
+from recsys_meta.episodes import RandomSplits
 from recsys_meta.training.building import BuildError, learner_class
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -209,6 +210,47 @@ def test_fixed_episodes_are_read_off_the_given_rows(world) -> None:
     judgements = judgements_of(world)
     assert judgements["user_id"].n_unique() == 5
     assert list(result["shots"]) == ["1", "all"]
+
+
+@pytest.mark.parametrize("kind", ["listed", "ranking"])
+def test_who_is_judged_on_lists_is_trained_on_lists(world, kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a training user rated below ``positive_from`` stands in its query then, and else nowhere."""
+    fixed_episodes(world)
+    text = (world / "evaluate.yaml").read_text().replace("kind: rating", f"kind: {kind}")
+    text = text.replace(", clip: [1, 5]}", "}").replace("loss: squared", "loss: softmax")
+    text = text.replace("value: rating,", "value: rating, positive_from: 4,")
+    (world / "evaluate.yaml").write_text(text.replace("baselines: [", "baselines: [] #"))
+    drawn = []
+
+    def draw(*arguments, **settings):
+        sampler = RandomSplits(*arguments, **settings)
+        drawn.extend(sampler.epoch(0))
+        return sampler
+
+    monkeypatch.setattr("pipelines.drawing.RandomSplits", draw)
+    episodes = pl.read_parquet(world / "episodes.parquet").with_columns(
+        rating=(pl.col("rating") >= 4).cast(pl.Float64)
+    )
+    episodes.write_parquet(world / "episodes.parquet")
+    quoted = ", ".join(f"'{user}'" for user in episodes["user_id"].unique())
+    result = run(world, ("interactions.where", f"user_id not in ({quoted})"))
+    assert result["metric"].startswith("ndcg_of_listed@" if kind == "listed" else "ndcg@")
+    low = pl.read_parquet(world / "interactions.parquet").filter(
+        (pl.col("rating") < 4) & ~pl.col("user_id").is_in(episodes["user_id"].unique().implode())
+    )
+    shown = low.group_by("user_id").len()["len"].sort().to_list()
+    lengths = sorted(
+        int(number)
+        for batch in drawn
+        for number in (batch.query.mask & (batch.query.targets <= 0)).sum(1)
+        if number
+    )
+    if kind == "ranking":
+        assert not lengths
+    else:
+        assert set(lengths) <= set(shown)
+        assert sum(lengths) >= 0.9 * sum(shown)  # everybody but those who chose nothing
+    assert not any((batch.support.mask & (batch.support.targets <= 0)).any() for batch in drawn)
 
 
 def test_judged_users_among_the_training_data_are_refused(world) -> None:

@@ -99,6 +99,25 @@ def test_the_gain_is_ndcg_of_the_candidates_that_are_left() -> None:
     assert float(episode_gains(learner, [batch], adapted=False)[0][0]) == pytest.approx(expected)
 
 
+def test_the_gain_of_a_list_is_ndcg_of_what_it_lists() -> None:
+    """Wherever the rest of the catalogue stands."""
+    noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
+    learner = learner_with_biases(noise)
+    batch = episodes(WORLD, HELD_OUT, implicit=True, shots=2, query=4, seed=1, negatives=2)
+    batch = batch._replace(
+        support=batch.support._replace(mask=batch.support.mask & (batch.support.targets > 0))
+    )
+    codes = learner.encode(batch.catalogue)
+    scores = learner.predict(learner.prior(batch.support, batch.users, codes), codes)[0].detach()
+    items, targets = batch.query.items[0], batch.query.targets[0]
+    wanted = {int(item) for item, target in zip(items, targets, strict=True) if target > 0}
+    listed = sorted(set(items.tolist()), key=lambda item: -float(scores[item]))
+    discounts = (1 / torch.arange(2.0, 7.0).log2()).tolist()
+    found = sum(discount for discount, item in zip(discounts, listed, strict=False) if item in wanted)
+    gained = float(episode_gains(learner, [batch], adapted=False)[0][0])
+    assert gained == pytest.approx(found / sum(discounts[: len(wanted)]))
+
+
 def trusting(trust: float) -> LadderedMAML:
     """A learner that has learned to trust iALS so much, at any number of shots."""
     learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
