@@ -33,7 +33,8 @@ _LARGEST_SOFTMAX = 50_000  # items; beyond, a step over all of them costs more t
 # What reading a description that somebody has damaged may raise.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BundleError)
 
-_WINDOWS = (24, 8, 4, 1)  # parts of a horizon: of a day the last 1, 3, 6 and 24 hours
+# Parts of a horizon: of a day the last 10 and 20 minutes, 1, 3, 6 and 24 hours.
+_WINDOWS = (144, 72, 24, 8, 4, 1)
 
 
 class Model(NamedTuple):
@@ -238,7 +239,7 @@ def at_pace(
         f"items come and go: what was most popular in the last {duration_text(pace.window)} has {100 * pace.hits:.0f} % of what"
         f" is asked for in the next {duration_text(horizon)}, of all time {100 * pace.hits_of_all_time:.0f} %"
     )
-    moments = MomentSettings(every=horizon / 4, over=2 * horizon, horizon=horizon / 2)
+    moments = MomentSettings(every=horizon / 12, over=2 * horizon, horizon=horizon / 2)
     if "item_ids" not in learner.init_args and takes(learner, "item_ids"):
         learner = learner.model_copy(update={"init_args": {**learner.init_args, "item_ids": False}})
     story = story.model_copy(

@@ -18,7 +18,7 @@ from pipelines.starting import importing
 from recsys_meta import ingest
 from recsys_meta.adaptation.recommend import out_of_memory
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import CatalogueClock, newcomer_moments, split_folds, split_users
+from recsys_meta.episodes import CatalogueClock, MomentSplits, newcomer_moments, split_folds, split_users
 from recsys_meta.tensors import Features, Histories
 from recsys_meta.training.bundle import Bundle
 
@@ -57,7 +57,7 @@ class Trained(NamedTuple):
     """A learner meta-trained without some users, and what those say of it."""
 
     judged: "Judged"
-    report: "FitReport"
+    report: "FitReport | None"  # None of one that foretells, and is not meta-trained
 
 
 def meta_trained(
@@ -114,12 +114,12 @@ def meta_trained(
     settle([member.judged for member in members], story.seed)
     kept = mean_of([member.judged.learner for member in members])
     kept.refit_statistics(known.histories, known.clock.at(None))
-    reports = [member.report for member in members]
+    reports = [member.report for member in members if member.report is not None]
     return kept, {
         "validation_loss": mean([report.best_validation_loss for report in reports]),
         "prior_validation_loss": mean([report.prior_validation_loss for report in reports]),
         "epochs": sum(report.epochs for report in reports),
-        "best_epoch": round(statistics.fmean(report.best_epoch for report in reports)),
+        "best_epoch": round(mean([report.best_epoch for report in reports]) or 0),
     }
 
 
@@ -176,13 +176,16 @@ def trained(
         return sampler if warm is None or len(sampler) else draw()  # no task is new
 
     sampler = drawn(story)
-    validation = judge(held_out, moment)
     if len(sampler) == 0:
         return None
     with importing():  # Lightning: seconds that a night without training does not need
         from recsys_meta.training.fitting import fit
         from recsys_meta.training.settling import Judged
 
+    if learner.foretells and isinstance(sampler, MomentSplits):
+        learner.fit_forecast(list(sampler.asked()))
+        return Trained(Judged(learner, ()), None)
+    validation = judge(held_out, moment)
     if not validation:
         log.warning("no validation users: training does not stop early, see training.validation_share")
     fit_on = partial(

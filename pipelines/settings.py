@@ -695,7 +695,8 @@ _RANKING_LADDER: tuple[BaselineSettings, ...] = (
     ),
     BaselineSettings(class_path="recsys_meta.baselines.ials.IALS", init_args={"factors": 64}),
 )
-_LADDER_WINDOWS = {"temporal": (1, 7, 30), "next_day": (1 / 24, 1 / 8, 1)}  # days: popularity of late
+# Days: popularity of late.
+_LADDER_WINDOWS = {"temporal": (1, 7, 30), "next_day": (1 / 144, 1 / 24, 1 / 8, 1)}
 
 
 def ladder(*, rated: bool, protocol: str) -> tuple[BaselineSettings, ...]:

@@ -40,6 +40,7 @@ class Learner(nn.Module, ABC):
             ``fit_statistics`` alone.
         averaged: whether, where users are few, it may be the mean of learners that started alike and were each fitted without
             a part of the users.
+        foretells: whether, around moments, it lives on ``fit_forecast`` alone, without meta-training.
         whole_catalogue: whether episodes must carry all eligible items (a full softmax) or only those they
             mention.
         negatives: sampled negatives wanted per positive example, in support and query alike.
@@ -50,6 +51,7 @@ class Learner(nn.Module, ABC):
 
     meta_trained: bool = True
     averaged: bool = False
+    foretells: bool = False
     whole_catalogue: bool = False
     negatives: int = 0
     order_matters: ClassVar[str | None] = None
@@ -71,6 +73,13 @@ class Learner(nn.Module, ABC):
 
         Called once, before ``fit_statistics``, where episodes look forward from such moments: their catalogues name the place of
         the snapshot that was known then. Statistics of everything would tell what only came later.
+        """
+
+    def fit_forecast(self, asked: Sequence[tuple[Catalogue, Tensor]]) -> None:
+        """Reads off what was asked for after some moments of the past what the numbers of an item foretell; by default nothing.
+
+        Called once, after ``fit_statistics``, where episodes look forward from such moments. asked: the candidates of each
+        moment, and how often each of them was asked for, [I].
         """
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:

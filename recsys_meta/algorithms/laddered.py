@@ -45,6 +45,7 @@ class Laddered(Learner):
             else LadderedMAML(sizes, loss=loss, item_ids=item_ids, counts=counts)
         )
         self.averaged = self.chosen.averaged
+        self.foretells = self.chosen.foretells
         self.whole_catalogue = self.chosen.whole_catalogue
         self.negatives = self.chosen.negatives
 
@@ -54,6 +55,9 @@ class Laddered(Learner):
 
     def fit_snapshots(self, snapshots: Sequence[tuple[Histories, Catalogue]]) -> None:
         self.chosen.fit_snapshots(snapshots)
+
+    def fit_forecast(self, asked: Sequence[tuple[Catalogue, Tensor]]) -> None:
+        self.chosen.fit_forecast(asked)
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         self.chosen.refit_statistics(histories, catalogue)

@@ -23,6 +23,10 @@ not trained on. Where users are few, the loss on its own gives iALS too little.
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
 
+Where items come and go within a day nothing is known of them but numbers (counts of several windows, ages), and what these
+foretold at moments of the past (``models.softmax_regression``) is the score, of everybody alike. Meta-trained besides, the same
+numbers served later nights worse.
+
 The query loss weighs users as NDCG@10 does, |Q| / ideal DCG(min(|Q|, 10)): a mean over each query set alone would have users with
 few examples say what is popular.
 
@@ -45,6 +49,7 @@ from recsys_meta.models.implicit_factors import ImplicitFactors
 from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.models.losses import RATING_LOSSES, LossName
 from recsys_meta.models.shot_curve import KNOTS, ShotCurve
+from recsys_meta.models.softmax_regression import softmax_regression
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
@@ -100,6 +105,7 @@ class LadderedMAML(MAML):
     departure: (
         Tensor  # []: the share of what was learned that stands beside popularity where there is no history
     )
+    forecast: Tensor  # [1 + numbers]: weights of log popularity and of an item's numbers; at first popularity alone
 
     averaged = True
     contract_settings = (
@@ -151,6 +157,10 @@ class LadderedMAML(MAML):
         self.regression_curve = ShotCurve(0.0)
         self.kept_curve = ShotCurve(1.0).requires_grad_(False)
         self.register_buffer("departure", torch.ones(()))
+        self.foretells = self.item_bias.ids is None and self.vocabulary == 1 and self.whole_catalogue
+        self.averaged = not self.foretells
+        if self.foretells:
+            self.register_buffer("forecast", torch.eye(1, 1 + sizes.item.numbers).squeeze(0))
         self.log_kappa = nn.Parameter(torch.tensor(50.0).log())
         if self.vocabulary == 1:
             self.log_kappa.requires_grad_(False)
@@ -171,6 +181,15 @@ class LadderedMAML(MAML):
             then = deepcopy(self.known)
             then.fit(histories, catalogue, cross=False)
             self.past.append(then)
+
+    def fit_forecast(self, asked: Sequence[tuple[Catalogue, Tensor]]) -> None:
+        """Where nothing but numbers tells items apart that come and go, what these foretell takes the place of popularity, and
+        stands alone.
+        """
+        if self.foretells and any(counts.any() for _, counts in asked):
+            inputs = [_numbers_of(catalogue) for catalogue, _ in asked]
+            self.forecast.copy_(softmax_regression(inputs, [counts for _, counts in asked]))
+            self.departure.zero_()
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """The same, of more users."""
@@ -219,7 +238,9 @@ class LadderedMAML(MAML):
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
-        codes = super().encode(catalogue)._replace(log_popularity=catalogue.log_popularity)
+        codes = super().encode(catalogue)
+        if self.foretells:
+            codes = codes._replace(log_popularity=_numbers_of(catalogue) @ self.forecast)
         return codes if self.vocabulary > 1 else codes._replace(ids=torch.zeros_like(codes.ids))
 
     def ladder(
@@ -250,7 +271,7 @@ class LadderedMAML(MAML):
         )
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
-        learned = torch.where(shots > 0, 1.0, self.departure)
+        learned = torch.where((shots > 0) & (not self.foretells), 1.0, self.departure)
         return {"affinity": affinity, "trust": trust.unsqueeze(1), "learned": learned.unsqueeze(1)}
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
@@ -369,6 +390,11 @@ def _mean_and_error(gained: Tensor, users: Tensor) -> tuple[float, float]:
         return 0.0, 0.0
     off = gained.new_zeros(number).index_add(0, which, gained - gained.mean())
     return float(gained.mean()), float((off.square().sum() * number / (number - 1)).sqrt()) / len(gained)
+
+
+def _numbers_of(catalogue: Catalogue) -> Tensor:
+    """Log popularity and the numbers of each item, [I, 1 + F]."""
+    return torch.cat([catalogue.log_popularity.unsqueeze(1), catalogue.features.numbers], dim=1)
 
 
 def _group_of(name: str) -> str:

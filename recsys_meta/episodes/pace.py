@@ -12,8 +12,8 @@ from recsys_meta.tensors import Histories
 
 _LISTED = 10
 _MOMENTS = 8  # looked back to, a quarter of a horizon from one to the next
-# Parts of a horizon, windows that popularity may be counted in: of a day 20 minutes to the whole.
-_PARTS = (72, 24, 8, 4, 1)
+# Parts of a horizon, windows that popularity may be counted in: of a day 10 minutes to the whole.
+_PARTS = (144, 72, 24, 8, 4, 1)
 # Of a trend: moments at these shares of all events, and windows as parts of all time.
 _LATER = (0.5, 0.6, 0.7, 0.8, 0.9)
 _FEWEST_MOMENTS, _FEWEST_NEWCOMERS = 3, 30

@@ -339,6 +339,15 @@ class MomentSplits:
         for index in torch.randperm(len(self._moments), generator=generator(self._seed, number)).tolist():
             yield from self._batches_at(self._moments[index], number, generator(self._seed, number, index))
 
+    def asked(self) -> Iterator[tuple[Catalogue, Tensor]]:
+        """The candidates of each moment, and how many of its tasks ask for each of them, [I]."""
+        for moment in self._moments:
+            catalogue = self._clock.at(moment)
+            candidates = (catalogue.eligible & self._clock.seen(moment)).nonzero().squeeze(1)
+            items = self._histories.items[self._tasks(moment).query.values]
+            counts = torch.bincount(items, minlength=len(catalogue.eligible))
+            yield catalogue.take(candidates), counts[candidates]
+
     def _batches_at(self, moment: int, number: int, chance: torch.Generator) -> Iterator[EpisodeBatch]:
         tasks = self._tasks(moment)
         starts = self._support_starts(tasks, chance)

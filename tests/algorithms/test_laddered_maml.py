@@ -160,3 +160,27 @@ def test_a_catalogue_of_the_past_is_served_from_what_was_counted_then() -> None:
     torch.testing.assert_close(scores(learner, past), scores(then, WORLD.catalogue))
     assert not torch.allclose(scores(learner, past), scores(learner, WORLD.catalogue))
     assert set(learner.state_dict()) == set(then.state_dict())  # no bundle carries the past
+
+
+def test_without_ids_what_numbers_foretold_is_the_score_whatever_the_support() -> None:
+    """Items are asked for by one of their numbers, which is not how often they were met."""
+    draw = torch.Generator().manual_seed(3)
+    chances = (2 * WORLD.catalogue.features.numbers[:, 0]).softmax(0)
+    asked = [
+        (WORLD.catalogue, torch.multinomial(chances, 20_000, True, generator=draw).bincount(minlength=30))
+    ]
+    without, with_ids = (LadderedMAML(WORLD.sizes, dim=8, item_ids=ids).eval() for ids in (False, True))
+    for learner in (without, with_ids):
+        learner.fit_statistics(EVENTS, WORLD.catalogue)
+        learner.fit_forecast(asked)
+    assert without.forecast.tolist() == pytest.approx([0, 2], abs=0.1)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=3, seed=0)
+    codes = without.encode(WORLD.catalogue)
+    scores = without.predict(without.adapt(batch.support, batch.users, codes), codes)
+    foretold = WORLD.catalogue.log_popularity * without.forecast[0] + (
+        WORLD.catalogue.features.numbers @ without.forecast[1:]
+    )
+    torch.testing.assert_close(scores, foretold.expand_as(scores))
+    assert with_ids.departure == 1  # nothing of it
+    without.fit_forecast([(WORLD.catalogue, torch.zeros(30, dtype=torch.int64))])
+    assert without.forecast.tolist() == pytest.approx([0, 2], abs=0.1)  # what says nothing changes nothing

@@ -689,3 +689,18 @@ def test_what_was_shown_and_not_chosen_stands_in_the_query_with_target_0() -> No
         assert [item for item, target in query if target == 0] == shown[user]
         asked = [item for item, target in query if target > 0]
         assert sorted([item for item, _ in support] + asked) == chosen[user]
+
+
+@given(events=EVENTS)
+@settings(deadline=None, max_examples=30)
+def test_what_is_asked_for_at_a_moment_is_what_its_tasks_ask_for(
+    events: list[list[tuple[int, int]]],
+) -> None:
+    splits = moment_splits(events, moments=[10 * HOUR], whole_catalogue=True, history_below=2)
+    ((catalogue, counts),) = splits.asked()
+    asked = Counter(item for _, _, query in episodes(splits.epoch(0)) for item, _ in query)
+    assert Counter(dict(zip((catalogue.features.ids - 1000).tolist(), counts.tolist(), strict=True))) == asked
+    for batch in splits.epoch(0):
+        kept = batch.catalogue.take(batch.catalogue.eligible.nonzero().squeeze(1))
+        assert torch.equal(kept.features.ids, catalogue.features.ids)
+        assert torch.equal(kept.log_popularity, catalogue.log_popularity)

@@ -132,7 +132,8 @@ def test_the_ladder_of_rankings_has_the_popularity_of_some_windows_where_time_is
     assert names == ["Popularity", "ItemKNN", "ItemKNNPopularity", "EASEPopularity", "IALS"]
     recent = unique_names(ladder(rated=False, protocol="temporal"))
     assert recent == [names[0], "Popularity(1d)", "Popularity(7d)", "Popularity(30d)", *names[1:]]
-    assert unique_names(ladder(rated=False, protocol="next_day"))[1:4] == [
+    assert unique_names(ladder(rated=False, protocol="next_day"))[1:5] == [
+        "Popularity(10m)",
         "Popularity(1h)",
         "Popularity(3h)",
         "Popularity(1d)",

@@ -14,7 +14,7 @@ from pipelines.meta_training import parts_of
 from pipelines.settings import NightSettings, TrainingSettings
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.maml import MAML
-from recsys_meta.episodes import split_users, user_keys
+from recsys_meta.episodes import MomentSplits, split_users, user_keys
 from recsys_meta.ingest import InputError
 from recsys_meta.tensors import FeatureSizes, Sizes
 from recsys_meta.training import fitting, settling
@@ -192,3 +192,32 @@ def test_how_many_trainings_there_are(
     once = split_users(ids, share, 7)
     assert torch.equal(train, once[0])
     assert torch.equal(held_out, once[1])
+
+
+def test_what_foretells_is_fitted_at_moments_and_not_meta_trained(
+    clicks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[MomentSplits] = []
+
+    class Caught(MomentSplits):
+        def __init__(self, *arguments, **settings) -> None:
+            super().__init__(*arguments, **settings)
+            made.append(self)
+
+    monkeypatch.setattr("pipelines.drawing.MomentSplits", Caught)
+    moments = (
+        "{split: moment, moments: {every: 6h, over: 2d, horizon: 1d}, validation_share: 0.2, max_epochs: 2}"
+    )
+    night = [("training", moments), ("cold.below", "9"), ("item_windows", "[6h, 1d]")]
+    choice = "{class_path: recsys_meta.algorithms.%s, init_args: {loss: softmax, item_ids: false}}"
+    _, model, _ = trained(clicks, *night, ("learner", choice % "laddered.Laddered"))
+    (splits,) = made
+    learner = model.bundle.learner.chosen
+    assert model.metrics["epochs"] == 0
+    assert model.metrics["validation_loss"] is None
+    again = LadderedMAML(learner.sizes, loss="softmax", item_ids=False)
+    again.fit_forecast(list(splits.asked()))
+    torch.testing.assert_close(learner.forecast, again.forecast)
+    assert learner.forecast[1:].any()
+    _, model, _ = trained(clicks, *night, ("learner", choice % "maml.MAML"))
+    assert model.metrics["epochs"] == 2

@@ -60,10 +60,17 @@ def test_where_items_live_for_hours_training_looks_forward_from_moments(tmp_path
     found = paced(settings_of(clicks(tmp_path, lives=8), EVALUATION))
     assert found.story.split == "moment"
     assert found.learner.init_args == {"item_ids": False}
-    assert [duration_text(window) for window in found.story.item_windows] == ["1h", "3h", "6h", "1d"]
+    assert [duration_text(window) for window in found.story.item_windows] == [
+        "10m",
+        "20m",
+        "1h",
+        "3h",
+        "6h",
+        "1d",
+    ]
     assert found.story.popularity_window is not None
     assert "items come and go" in found.why
-    assert "item_windows: [1h, 3h, 6h, 1d]" in str(found)
+    assert "item_windows: [10m, 20m, 1h, 3h, 6h, 1d]" in str(found)
 
 
 def test_where_they_stay_and_where_settings_say_otherwise_nothing_changes(tmp_path) -> None:
@@ -104,7 +111,7 @@ def test_a_night_says_which_settings_would_suit(tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         nightly.validate(loaded.settings, loaded.fingerprint)
     assert "items come and go" in caplog.text
-    assert "try training: {split: moment, moments: {every: 6h, over: 2d, horizon: 12h}}" in caplog.text
+    assert "try training: {split: moment, moments: {every: 2h, over: 2d, horizon: 12h}}" in caplog.text
 
 
 NEWCOMERS = (
