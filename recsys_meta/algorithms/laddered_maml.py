@@ -105,7 +105,9 @@ class LadderedMAML(MAML):
     departure: (
         Tensor  # []: the share of what was learned that stands beside popularity where there is no history
     )
-    forecast: Tensor  # [1 + numbers]: weights of log popularity and of an item's numbers; at first popularity alone
+    forecast: (
+        Tensor  # [1 + numbers]: weights of log popularity and of an item's numbers; at first popularity alone
+    )
 
     averaged = True
     contract_settings = (
