@@ -278,7 +278,9 @@ class LadderedMAML(MAML):
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """The head's weights after K steps, as far as they are kept, and what ``ladder`` gives."""
-        if self.foretells and self.departure == 0:  # what was foretold stands alone: steps would change nothing
+        if (
+            self.foretells and self.departure == 0
+        ):  # what was foretold stands alone: steps would change nothing
             return self.prior(support, users, items)
         state = super().adapt(support, users, items)
         if isinstance(self.head, LinearHead):  # an MLP's weights may be left unformed
