@@ -121,6 +121,11 @@ class Examples(NamedTuple):
         """The number of examples of each task, [T] int64."""
         return self.mask.sum(-1)
 
+    @property
+    def lists(self) -> Tensor:
+        """Whether a task holds what was not chosen (target 0) beside what was, [T] bool."""
+        return (self.mask & (self.targets <= 0)).any(-1)
+
     def emptied(self) -> "Examples":
         """The same tasks with nothing observed: adapting on it gives the prior."""
         return Examples(self.items, self.targets, torch.zeros_like(self.mask))

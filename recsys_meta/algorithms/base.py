@@ -78,8 +78,8 @@ class Learner(nn.Module, ABC):
     def fit_forecast(self, asked: Sequence[tuple[Catalogue, Tensor]]) -> None:
         """Reads off what was asked for after some moments of the past what the numbers of an item foretell; by default nothing.
 
-        Called once, after ``fit_statistics``, where episodes look forward from such moments. asked: the candidates of each
-        moment, and how often each of them was asked for, [I].
+        Called once, after ``fit_statistics``, of a learner that ``foretells``, in place of meta-training. asked: the candidates
+        of each moment, and how often each of them was asked for, [I].
         """
 
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:

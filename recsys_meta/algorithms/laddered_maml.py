@@ -25,7 +25,7 @@ by users not trained on: 0 unless they gain. Where nothing is known of a user th
 
 Where items come and go within a day nothing is known of them but numbers (counts of several windows, ages), and what these
 foretold at moments of the past (``models.softmax_regression``) is the score, of everybody alike. Meta-trained besides, the same
-numbers served later nights worse.
+numbers served two nights alike and one much worse (docs/news.md).
 
 The query loss weighs users as NDCG@10 does, |Q| / ideal DCG(min(|Q|, 10)): a mean over each query set alone would have users with
 few examples say what is popular.
@@ -42,7 +42,6 @@ from torch import Tensor, nn
 
 from recsys_meta.algorithms.base import Gains, TaskState
 from recsys_meta.algorithms.maml import MAML
-from recsys_meta.algorithms.scorer import listing
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.implicit_factors import ImplicitFactors
@@ -334,7 +333,7 @@ class LadderedMAML(MAML):
         places = torch.arange(2, _CUTOFF + 2, device=positives.device)
         ideal = torch.cat([positives.new_ones(1).float(), places.log2().reciprocal().cumsum(0)])
         weight = positives / ideal[positives.clamp(max=_CUTOFF)] * ideal[_CUTOFF] / _CUTOFF
-        weight = torch.where(listing(examples), 1.0, weight) if self.whole_catalogue else weight
+        weight = torch.where(examples.lists, 1.0, weight) if self.whole_catalogue else weight
         return super().task_loss(state, examples, items, excluded) * weight
 
     def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:

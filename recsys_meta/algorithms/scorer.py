@@ -180,7 +180,7 @@ class Scorer(Learner):
             else excluded_from_pool(items, len(shelf.pool.bias), excluded)
         )
         scored = self.scored(self.predict(state, items, examples.items), examples, shelf)
-        lists = listing(examples)
+        lists = examples.lists
         if shelf.pool is None or not lists.any():
             return task_loss(self.loss, scored, self.pool_of(state, examples, shelf, marked), self.power)
         among_listed = task_loss("bpr", scored)
@@ -214,11 +214,6 @@ class Scorer(Learner):
         chosen = {id(parameter) for parameter in decayed}
         others = [p for p in self.parameters() if id(p) not in chosen and p.requires_grad]
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def listing(examples: Examples) -> Tensor:
-    """[T] bool: whether a task lists what was not chosen beside what was."""
-    return (examples.mask & (examples.targets <= 0)).any(1)
 
 
 def excluded_from_pool(items: ItemCodes, pool_size: int, excluded: Examples) -> Tensor:

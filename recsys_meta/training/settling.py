@@ -77,9 +77,10 @@ def episode_gains(
         items = learner.encode(catalogue)
         state = (learner.adapt if adapted else learner.prior)(support, users, items)
         number = len(catalogue.eligible)
-        candidates, cutoff = catalogue.eligible & ~multi_hot(support.items, support.mask, number), _CUTOFF
-        if (query.mask & (query.targets <= 0)).any():
-            candidates, cutoff = multi_hot(query.items, query.mask, number), _CUTOFF_OF_LISTED
+        cutoff = _CUTOFF_OF_LISTED if query.lists.any() else _CUTOFF
+        left = catalogue.eligible & ~multi_hot(support.items, support.mask, number)
+        listed = multi_hot(query.items, query.mask, number)
+        candidates = torch.where(query.lists.unsqueeze(1), listed, left)
         relevant = multi_hot(query.items, query.mask & (query.targets > 0), number)
         places = tie_places(number, seed)
         found = ranking_metrics(learner.predict(state, items), candidates, relevant, cutoff, places)
