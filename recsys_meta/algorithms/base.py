@@ -30,6 +30,7 @@ class Gains(NamedTuple):
     values: Tensor  # [V], higher is better
     shots: Tensor  # [V] int64
     users: Tensor  # [V] int64: equal for episodes of one user
+    asked: Tensor  # [V] int64: how many items were to be found
 
 
 class Learner(nn.Module, ABC):

@@ -211,7 +211,9 @@ class LadderedMAML(MAML):
         trust in EASE is kept and how much iALS and item biases count; the same for all fellows.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
-        the best; the others stay as learned unless something else gains more than a standard error.
+        the best, both where users weigh alike and where they weigh as much as they want, a list of ten at most: the many who
+        want one thing may want another one than those who stay. The others stay as learned unless something else gains more
+        than a standard error.
         """
         together = (self, *fellows)
 
@@ -226,8 +228,11 @@ class LadderedMAML(MAML):
         popular, best, most_gained = gains(False), 0.0, 0.0
         for share in _DEPARTURES:
             depart(share)
-            gain, error = _mean_and_error(gains(False).values - popular.values, popular.users)
-            if gain > max(2 * error, most_gained):
+            gained = gains(False).values - popular.values
+            of_all = _mean_and_error(gained, popular.users)
+            of_lists = _mean_and_error(gained, popular.users, popular.asked.clamp(max=_CUTOFF))
+            gain = min(of_all[0], of_lists[0])
+            if gain > most_gained and all(mean > 2 * error for mean, error in (of_all, of_lists)):
                 best, most_gained = share, gain
         depart(best)
         if isinstance(self.head, LinearHead):
@@ -387,14 +392,20 @@ def _settle_curves(
                 put((knots >= least) & (knots <= most), times, plus)
 
 
-def _mean_and_error(gained: Tensor, users: Tensor) -> tuple[float, float]:
-    """The mean and its standard error, several episodes of one user counted together; 0 and 0 of too few to say."""
+def _mean_and_error(gained: Tensor, users: Tensor, weights: Tensor | None = None) -> tuple[float, float]:
+    """The mean and its standard error, several episodes of one user counted together; 0 and 0 of too few to say.
+
+    weights: of the episodes, like gained; None: they weigh alike.
+    """
     which = torch.unique(users, return_inverse=True)[1]
     number = int(which.max()) + 1 if len(which) else 0
     if len(gained) < _FEWEST or number < _FEWEST_USERS:
         return 0.0, 0.0
-    off = gained.new_zeros(number).index_add(0, which, gained - gained.mean())
-    return float(gained.mean()), float((off.square().sum() * number / (number - 1)).sqrt()) / len(gained)
+    shares = torch.ones_like(gained) if weights is None else weights.to(gained.dtype)
+    shares = shares / shares.sum()
+    mean = shares @ gained
+    off = gained.new_zeros(number).index_add(0, which, shares * (gained - mean))
+    return float(mean), float((off.square().sum() * number / (number - 1)).sqrt())
 
 
 def _numbers_of(catalogue: Catalogue) -> Tensor:

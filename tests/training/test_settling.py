@@ -57,6 +57,21 @@ def test_a_prior_that_serves_them_better_stays() -> None:
     torch.testing.assert_close(prior_of(learner), before)
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(1, 0.0), (10, 0.5), (10_000, 0.5)])
+def test_the_many_who_want_one_thing_do_not_outvote_those_who_want_many(asked: int, expected: float) -> None:
+    """60 users gain .1 where half of what was learned stands beside popularity, and 30 who want 20 items lose .05."""
+    learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+    gained = torch.where(torch.arange(90) < 60, 0.1, -0.05)
+    wanted = torch.where(torch.arange(90) < 60, asked, 20)
+
+    def gains(adapted: bool) -> Gains:
+        half = float(not adapted and learner.departure == 0.5)
+        return Gains(half * gained, torch.ones(90, dtype=torch.int64), torch.arange(90), wanted)
+
+    learner.settle(gains)
+    assert learner.departure == expected
+
+
 def test_with_history_it_does_not_matter_how_little_stands_beside_popularity() -> None:
     noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
     learner, (batch,) = learner_with_biases(3 * noise), validation()
@@ -250,11 +265,13 @@ def test_what_is_averaged_is_settled_alike_by_the_users_of_all() -> None:
 
 def test_users_of_two_learners_are_two_though_their_numbers_are_the_same() -> None:
     def of(users: list[int]) -> Gains:
-        return Gains(torch.ones(len(users)), torch.zeros(len(users)), torch.tensor(users))
+        number = len(users)
+        return Gains(torch.ones(number), torch.zeros(number), torch.tensor(users), torch.arange(number))
 
     found = together([of([7, 9, 7]), of([]), of([9, 3])])
     assert found.users.tolist() == [0, 1, 0, 3, 2]
     assert found.values.tolist() == [1.0] * 5
+    assert found.asked.tolist() == [0, 1, 2, 0, 1]
 
 
 def test_the_mean_of_learners_has_the_mean_of_their_weights() -> None:
@@ -284,3 +301,10 @@ def test_several_episodes_of_a_user_are_no_more_users() -> None:
     )
     assert _mean_and_error(of_users[:9].repeat(8), torch.arange(9).repeat(8)) == (0.0, 0.0)
     assert _mean_and_error(of_users[:0], torch.arange(0)) == (0.0, 0.0)
+
+
+def test_an_episode_of_weight_two_counts_as_two_of_the_same_user() -> None:
+    gained = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    weights = torch.randint(1, 4, (30,), generator=torch.Generator().manual_seed(1))
+    repeated = _mean_and_error(gained.repeat_interleave(weights), torch.arange(30).repeat_interleave(weights))
+    assert _mean_and_error(gained, torch.arange(30), weights) == pytest.approx(repeated, rel=1e-5)
