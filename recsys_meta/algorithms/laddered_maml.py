@@ -20,6 +20,10 @@ latter (a power mean over the chances of what was chosen, see ``models.losses``)
 trust in EASE is kept, and how much more or less iALS and popularity count, is settled after meta-training by the NDCG@10 of users
 not trained on. Where users are few, the loss on its own gives iALS too little.
 
+What suits most data sets before anything is learned is known as well: weights of the same parts, with log popularity for bias_i,
+read off development draws of eight of them (docs/ablation.md). Where few users are there to settle what was learned, the score is
+the mean of both; where they are many, what was learned.
+
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
 
@@ -57,6 +61,15 @@ _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust i
 _OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))  # the same of that in iALS
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
+_ENOUGH_USERS = 300  # to settle by; of fewer the mean with what is usual is taken
+# What suits most data sets before anything is learned, at the knots: weights of log popularity, log cosines, iALS and EASE.
+_USUAL = {
+    "bias_curve": (1.0, 1.0, 1.0, 0.9, 0.75, 0.75, 0.75, 0.6, 0.5, 0.5),
+    "linear_curve": (0.0,) * len(KNOTS),
+    "log_curve": (0.5, 0.5, 0.6, 0.7, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5),
+    "factor_curve": (0.75, 0.75, 0.75, 0.75, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5),
+    "regression_curve": (0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.25, 0.4, 0.5, 0.5),
+}
 _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
@@ -157,6 +170,8 @@ class LadderedMAML(MAML):
         self.factor_curve = ShotCurve(0.0)
         self.regression_curve = ShotCurve(0.0)
         self.kept_curve = ShotCurve(1.0).requires_grad_(False)
+        self.usual = nn.ModuleDict({name: ShotCurve(_USUAL[name]) for name in _CURVES}).requires_grad_(False)
+        self.learned_curve = ShotCurve(1.0).requires_grad_(False)  # share of what was learned beside it
         self.register_buffer("departure", torch.ones(()))
         self.foretells = self.item_bias.ids is None and self.vocabulary == 1 and self.whole_catalogue
         self.averaged = not self.foretells
@@ -205,10 +220,12 @@ class LadderedMAML(MAML):
         """As of every learner; how much of the adaptation is kept is settled anew."""
         super().continue_from(state)
         self.kept_curve.values.fill_(1.0)
+        self.learned_curve.values.fill_(1.0)
 
     def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation and of the
-        trust in EASE is kept and how much iALS and item biases count; the same for all fellows.
+        trust in EASE is kept and how much iALS and item biases count; the same for all fellows. Where users are few, the mean
+        with what is usual is taken besides.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
         the best, both where users weigh alike and where they weigh as much as they want, a list of ten at most: the many who
@@ -241,6 +258,13 @@ class LadderedMAML(MAML):
             settle_curve("factor_curve", _OTHER_TRUST)
             settle_curve("regression_curve", _LESS)
             settle_curve("bias_curve", _OTHER_BIAS)
+        if self.vocabulary > 1 and self.item_bias.ids is not None:
+            judged, knots = gains(True), torch.tensor(KNOTS)
+            for least, most in _SHOT_GROUPS:
+                users = judged.users[(judged.shots >= least) & (judged.shots <= most)]
+                if len(torch.unique(users)) < _ENOUGH_USERS:
+                    for one in together:
+                        one.learned_curve.values.data[(knots >= least) & (knots <= most)] = 0.5
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
@@ -257,7 +281,8 @@ class LadderedMAML(MAML):
         counted: Tensor | None = None,
     ) -> TaskState:
         """{"affinity": [T, ids], what cosines, factors and EASE add to the score of every item of the vocabulary; "trust":
-        [T, 1], how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity}.
+        [T, 1], how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity;
+        "usual": [T, 1], how many times that counts}.
 
         own: of ``Cooccurrence.cosines`` and ``ItemRegression.scores``; counted: of ``ImplicitFactors.scores``.
         """
@@ -269,16 +294,31 @@ class LadderedMAML(MAML):
         liked = support.mask & (support.targets > 0) & (ids > 0)
         cosines = known.cooccurrence.cosines(ids, liked, own)
         shots = liked.sum(1)
+        share = self.learned_curve(shots)
+
+        def weight(name: str) -> Tensor:
+            # In units of what was learned, of which ``share`` remains in the end.
+            return torch.addcmul(
+                getattr(self, name)(shots), 1 / share - 1, self.usual[name](shots)
+            ).unsqueeze(1)
+
         affinity = (
-            self.linear_curve(shots).unsqueeze(1) * cosines
-            + self.log_curve(shots).unsqueeze(1) * torch.log1p(self.log_kappa.exp() * cosines)
-            + self.factor_curve(shots).unsqueeze(1) * known.implicit.scores(ids, liked, counted)
-            + self.regression_curve(shots).unsqueeze(1) * known.regression.scores(ids, liked, own)
+            weight("linear_curve") * cosines
+            + weight("log_curve") * torch.log1p(self.log_kappa.exp() * cosines)
+            + weight("factor_curve") * known.implicit.scores(ids, liked, counted)
+            + weight("regression_curve") * known.regression.scores(ids, liked, own)
         )
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
-        learned = torch.where((shots > 0) & (not self.foretells), 1.0, self.departure)
-        return {"affinity": affinity, "trust": trust.unsqueeze(1), "learned": learned.unsqueeze(1)}
+        with_history = (shots > 0) & (not self.foretells)
+        learned = torch.where(with_history, share, self.departure)
+        usual = torch.where(with_history, self.usual["bias_curve"](shots), 1.0)
+        return {
+            "affinity": affinity,
+            "trust": trust.unsqueeze(1),
+            "learned": learned.unsqueeze(1),
+            "usual": usual.unsqueeze(1),
+        }
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """The head's weights after K steps, as far as they are kept, and what ``ladder`` gives."""
@@ -328,7 +368,7 @@ class LadderedMAML(MAML):
             scores = (
                 scores + of_ladder + state["trust"] * (items.bias if index is None else items.bias[index])
             )
-        return torch.lerp(popularity.expand_as(scores), scores, learned)
+        return torch.lerp(state["usual"] * popularity, scores, learned)
 
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None

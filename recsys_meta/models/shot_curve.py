@@ -1,5 +1,7 @@
 """A learned number for every number of shots: linear in log(1 + shots) between a few knots."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,18 +16,18 @@ class ShotCurve(nn.Module):
     examples. Each passes its gradient on to all, the less the further apart in log(1 + shots); the curve may still take any form.
 
     Args:
-        start: the value at every knot before anything is learned.
+        start: the value at every knot before anything is learned, or one for each.
     """
 
     places: Tensor  # [knots]: log(1 + shots)
     shares: Tensor  # [knots, knots]: what of its gradient each knot (row) gives to the others; rows sum to 1
 
-    def __init__(self, start: float) -> None:
+    def __init__(self, start: float | Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("places", torch.tensor(KNOTS).log1p(), persistent=False)
         near = (-((self.places[:, None] - self.places) / _REACH).square() / 2).exp()
         self.register_buffer("shares", near / near.sum(1, keepdim=True), persistent=False)
-        self.values = nn.Parameter(torch.full((len(KNOTS),), start))
+        self.values = nn.Parameter(torch.tensor(start).expand(len(KNOTS)).clone())
 
     def forward(self, shots: Tensor) -> Tensor:
         """The value at each number of shots, [T]."""

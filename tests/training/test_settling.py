@@ -90,8 +90,55 @@ def test_a_few_users_settle_nothing() -> None:
     few = [episodes(WORLD, HELD_OUT[:19], implicit=True, shots=2, query=4, seed=1)]
     settle([Judged(learner, few)])
     moved = [name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])]
-    assert moved == ["departure"]  # without history it is popularity, unless enough users gain
+    # Without history it is popularity, unless enough users gain, with history the mean with what is usual.
+    assert moved == ["departure", "learned_curve.values"]
     assert learner.departure == 0
+    assert learner.learned_curve.values.tolist() == [1.0] + [0.5] * 9
+
+
+@pytest.mark.parametrize(("users", "shares"), [(299, [0.5, 0.5, 0.5]), (300, [1.0, 1.0, 0.5])])
+def test_what_was_learned_stands_alone_where_enough_users_settle_it(users: int, shares: list[float]) -> None:
+    """Each has two episodes of few shots and of some, and 40 of them one of many."""
+    learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+    shots = torch.cat([torch.full((2 * users,), 3), torch.full((2 * users,), 10), torch.full((40,), 30)])
+    who = torch.cat([torch.arange(users).repeat(4), torch.arange(40)])
+
+    def gains(adapted: bool) -> Gains:
+        return Gains(torch.zeros(len(who)), shots, who, torch.full_like(who, 5))
+
+    learner.settle(gains)
+    few, some, many = shares
+    assert learner.learned_curve.values.tolist() == [1.0] + [few] * 4 + [some] * 2 + [many] * 3
+
+
+def test_the_mean_with_what_is_usual_is_that_of_the_scores() -> None:
+    noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
+    learner, (batch,) = learner_with_biases(noise), validation()
+    with torch.no_grad():
+        for number, name in enumerate(("linear_curve", "log_curve", "factor_curve", "regression_curve")):
+            getattr(learner, name).values.fill_(0.3 * number - 0.4)
+    codes = learner.encode(batch.catalogue)
+
+    def scores() -> torch.Tensor:
+        return learner.predict(learner.adapt(batch.support, batch.users, codes), codes).detach()
+
+    learned = scores()
+    learner.learned_curve.values.data.fill_(0.5)
+    found = scores()
+    known, shots = learner.known, (batch.support.mask & (batch.support.targets > 0)).sum(1)
+    ids = codes.ids[batch.support.items]
+    liked = batch.support.mask & (batch.support.targets > 0) & (ids > 0)
+    assert shots.tolist() == [2] * len(HELD_OUT)
+    usual = {name: float(curve.values[2]) for name, curve in learner.usual.items()}  # the knot of two shots
+    cosines = known.cooccurrence.cosines(ids, liked)
+    of_vocabulary = (
+        usual["log_curve"] * torch.log1p(learner.log_kappa.exp() * cosines)
+        + usual["factor_curve"] * known.implicit.scores(ids, liked)
+        + usual["regression_curve"] * known.regression.scores(ids, liked)
+    ).detach()
+    expected = usual["bias_curve"] * codes.log_popularity + of_vocabulary[:, codes.ids]
+    torch.testing.assert_close(found, (learned + expected) / 2)
+    assert not torch.allclose(found, learned)
 
 
 def test_without_validation_users_everything_stays() -> None:
@@ -182,6 +229,7 @@ def test_item_biases_count_more_or_less_where_users_not_trained_on_gain(away: fl
     settle([Judged(settled, validation())])
     otherwise_alike = biased()
     otherwise_alike.load_state_dict({**settled.state_dict(), "bias_curve.values": biased().bias_curve.values})
+    otherwise_alike.learned_curve.values.data.fill_(1.0)  # what is usual comes in last
     times, plus = best_of(otherwise_alike, _OTHER_BIAS, "bias_curve")
     moved = settled.bias_curve.values[1:5] - (1 + away)
     torch.testing.assert_close(moved, torch.full_like(moved, plus))
@@ -226,7 +274,7 @@ def test_adaptation_that_harms_users_not_trained_on_is_not_kept() -> None:
     torch.testing.assert_close(state["user"], theta["user"])
     assert not torch.allclose(learner.predict(state, codes), harmed)
     learner.continue_from(learner.state_dict())
-    assert learner.kept_curve.values.tolist() == [1.0] * 10
+    assert learner.kept_curve.values.tolist() == learner.learned_curve.values.tolist() == [1.0] * 10
 
 
 def halves() -> tuple[Judged, Judged]:
