@@ -259,12 +259,7 @@ class LadderedMAML(MAML):
             settle_curve("regression_curve", _LESS)
             settle_curve("bias_curve", _OTHER_BIAS)
         if self.vocabulary > 1 and self.item_bias.ids is not None:
-            judged, knots = gains(True), torch.tensor(KNOTS)
-            for least, most in _SHOT_GROUPS:
-                users = judged.users[(judged.shots >= least) & (judged.shots <= most)]
-                if len(torch.unique(users)) < _ENOUGH_USERS:
-                    for one in together:
-                        one.learned_curve.values.data[(knots >= least) & (knots <= most)] = 0.5
+            _lean_on_the_usual([one.learned_curve for one in together], gains(True))
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
@@ -430,6 +425,18 @@ def _settle_curves(
             if gain - error > best:
                 best = gain - error
                 put((knots >= least) & (knots <= most), times, plus)
+
+
+def _lean_on_the_usual(curves: Sequence[ShotCurve], judged: Gains) -> None:
+    """Halves the share of what was learned at each group of shots that few users say something of; not of lists, of which it is
+    not known what suits them.
+    """
+    knots = torch.tensor(KNOTS)
+    for least, most in () if judged.lists.any() else _SHOT_GROUPS:
+        users = judged.users[(judged.shots >= least) & (judged.shots <= most)]
+        if len(torch.unique(users)) < _ENOUGH_USERS:
+            for curve in curves:
+                curve.values.data[(knots >= least) & (knots <= most)] = 0.5
 
 
 def _mean_and_error(gained: Tensor, users: Tensor, weights: Tensor | None = None) -> tuple[float, float]:

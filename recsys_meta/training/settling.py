@@ -56,11 +56,11 @@ def mean_of(learners: Sequence[Learner]) -> Learner:
 
 def together(gains: Sequence[Gains]) -> Gains:
     """Those of several learners; a user of one is not a user of another."""
-    values, shots, users, asked = zip(*gains, strict=True)
+    values, shots, users, asked, lists = zip(*gains, strict=True)
     numbered = [torch.unique(some, return_inverse=True)[1] for some in users]
     firsts = torch.tensor([0, *(len(some.unique()) for some in users)]).cumsum(0)
     every = torch.cat([some + first for some, first in zip(numbered, firsts[:-1], strict=True)])
-    return Gains(torch.cat(values), torch.cat(shots), every, torch.cat(asked))
+    return Gains(torch.cat(values), torch.cat(shots), every, torch.cat(asked), torch.cat(lists))
 
 
 @torch.no_grad()
@@ -74,6 +74,7 @@ def episode_gains(
     shots: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     keys: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     asked: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
+    lists: list[Tensor] = [torch.empty(0, dtype=torch.bool)]
     for support, query, users, catalogue, _, key in validation:
         items = learner.encode(catalogue)
         state = (learner.adapt if adapted else learner.prior)(support, users, items)
@@ -89,5 +90,6 @@ def episode_gains(
         shots.append((support.mask & (support.targets > 0)).sum(1))
         keys.append(torch.arange(len(support.mask)) + sum(len(some) for some in keys) if key is None else key)
         asked.append((relevant & candidates).sum(1))
-    every = Gains(torch.cat(values), torch.cat(shots), torch.cat(keys), torch.cat(asked))
+        lists.append(query.lists)
+    every = Gains(torch.cat(values), torch.cat(shots), torch.cat(keys), torch.cat(asked), torch.cat(lists))
     return Gains(*(column[~every.values.isnan()] for column in every))

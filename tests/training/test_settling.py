@@ -66,7 +66,8 @@ def test_the_many_who_want_one_thing_do_not_outvote_those_who_want_many(asked: i
 
     def gains(adapted: bool) -> Gains:
         half = float(not adapted and learner.departure == 0.5)
-        return Gains(half * gained, torch.ones(90, dtype=torch.int64), torch.arange(90), wanted)
+        shots, whole = torch.ones(90, dtype=torch.int64), torch.zeros(90, dtype=torch.bool)
+        return Gains(half * gained, shots, torch.arange(90), wanted, whole)
 
     learner.settle(gains)
     assert learner.departure == expected
@@ -96,15 +97,20 @@ def test_a_few_users_settle_nothing() -> None:
     assert learner.learned_curve.values.tolist() == [1.0] + [0.5] * 9
 
 
-@pytest.mark.parametrize(("users", "shares"), [(299, [0.5, 0.5, 0.5]), (300, [1.0, 1.0, 0.5])])
-def test_what_was_learned_stands_alone_where_enough_users_settle_it(users: int, shares: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("users", "lists", "shares"),
+    [(299, False, [0.5, 0.5, 0.5]), (300, False, [1.0, 1.0, 0.5]), (299, True, [1.0, 1.0, 1.0])],
+)
+def test_what_was_learned_stands_alone_where_enough_users_settle_it(
+    users: int, lists: bool, shares: list[float]
+) -> None:
     """Each has two episodes of few shots and of some, and 40 of them one of many."""
     learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
     shots = torch.cat([torch.full((2 * users,), 3), torch.full((2 * users,), 10), torch.full((40,), 30)])
     who = torch.cat([torch.arange(users).repeat(4), torch.arange(40)])
 
     def gains(adapted: bool) -> Gains:
-        return Gains(torch.zeros(len(who)), shots, who, torch.full_like(who, 5))
+        return Gains(torch.zeros(len(who)), shots, who, torch.full_like(who, 5), torch.full(who.shape, lists))
 
     learner.settle(gains)
     few, some, many = shares
@@ -314,12 +320,14 @@ def test_what_is_averaged_is_settled_alike_by_the_users_of_all() -> None:
 def test_users_of_two_learners_are_two_though_their_numbers_are_the_same() -> None:
     def of(users: list[int]) -> Gains:
         number = len(users)
-        return Gains(torch.ones(number), torch.zeros(number), torch.tensor(users), torch.arange(number))
+        asked, lists = torch.arange(number), torch.arange(number) > 0
+        return Gains(torch.ones(number), torch.zeros(number), torch.tensor(users), asked, lists)
 
     found = together([of([7, 9, 7]), of([]), of([9, 3])])
     assert found.users.tolist() == [0, 1, 0, 3, 2]
     assert found.values.tolist() == [1.0] * 5
     assert found.asked.tolist() == [0, 1, 2, 0, 1]
+    assert found.lists.tolist() == [False, True, True, False, True]
 
 
 def test_the_mean_of_learners_has_the_mean_of_their_weights() -> None:
