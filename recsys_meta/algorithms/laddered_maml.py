@@ -21,8 +21,8 @@ trust in EASE is kept, and how much more or less iALS and popularity count, is s
 not trained on. Where users are few, the loss on its own gives iALS too little.
 
 What suits most data sets before anything is learned is known as well: weights of the same parts, with log popularity for bias_i,
-read off development draws of eight of them (docs/ablation.md). Where few users are there to settle what was learned, the score is
-the mean of both; where they are many, what was learned.
+read off development draws of seven of them (docs/ablation.md). Where few users are there to settle what was learned, a quarter of
+it and three quarters of this are the score; where they are many, what was learned alone.
 
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
@@ -61,7 +61,10 @@ _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust i
 _OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))  # the same of that in iALS
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
-_ENOUGH_USERS = 300  # to settle by; of fewer the mean with what is usual is taken
+_ENOUGH_USERS, _SHARE_OF_FEW = (
+    300,
+    0.25,
+)  # to settle by; of fewer so much of what was learned stands beside what is usual
 # What suits most data sets before anything is learned, at the knots: weights of log popularity, log cosines, iALS and EASE.
 _USUAL = {
     "bias_curve": (1.0, 1.0, 1.0, 0.9, 0.75, 0.75, 0.75, 0.6, 0.5, 0.5),
@@ -224,8 +227,8 @@ class LadderedMAML(MAML):
 
     def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation and of the
-        trust in EASE is kept and how much iALS and item biases count; the same for all fellows. Where users are few, the mean
-        with what is usual is taken besides.
+        trust in EASE is kept and how much iALS and item biases count; the same for all fellows. Where users are few, it leans
+        on what is usual besides.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
         the best, both where users weigh alike and where they weigh as much as they want, a list of ten at most: the many who
@@ -428,15 +431,15 @@ def _settle_curves(
 
 
 def _lean_on_the_usual(curves: Sequence[ShotCurve], judged: Gains) -> None:
-    """Halves the share of what was learned at each group of shots that few users say something of; not of lists, of which it is
-    not known what suits them.
+    """Lets a quarter of what was learned stand beside what is usual, at each group of shots that few users say something of; not
+    of lists, of which it is not known what suits them.
     """
     knots = torch.tensor(KNOTS)
     for least, most in () if judged.lists.any() else _SHOT_GROUPS:
         users = judged.users[(judged.shots >= least) & (judged.shots <= most)]
         if len(torch.unique(users)) < _ENOUGH_USERS:
             for curve in curves:
-                curve.values.data[(knots >= least) & (knots <= most)] = 0.5
+                curve.values.data[(knots >= least) & (knots <= most)] = _SHARE_OF_FEW
 
 
 def _mean_and_error(gained: Tensor, users: Tensor, weights: Tensor | None = None) -> tuple[float, float]:

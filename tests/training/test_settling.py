@@ -91,15 +91,15 @@ def test_a_few_users_settle_nothing() -> None:
     few = [episodes(WORLD, HELD_OUT[:19], implicit=True, shots=2, query=4, seed=1)]
     settle([Judged(learner, few)])
     moved = [name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])]
-    # Without history it is popularity, unless enough users gain, with history the mean with what is usual.
+    # Without history it is popularity, unless enough users gain, with history three quarters of what is usual.
     assert moved == ["departure", "learned_curve.values"]
     assert learner.departure == 0
-    assert learner.learned_curve.values.tolist() == [1.0] + [0.5] * 9
+    assert learner.learned_curve.values.tolist() == [1.0] + [0.25] * 9
 
 
 @pytest.mark.parametrize(
     ("users", "lists", "shares"),
-    [(299, False, [0.5, 0.5, 0.5]), (300, False, [1.0, 1.0, 0.5]), (299, True, [1.0, 1.0, 1.0])],
+    [(299, False, [0.25, 0.25, 0.25]), (300, False, [1.0, 1.0, 0.25]), (299, True, [1.0, 1.0, 1.0])],
 )
 def test_what_was_learned_stands_alone_where_enough_users_settle_it(
     users: int, lists: bool, shares: list[float]
@@ -117,7 +117,7 @@ def test_what_was_learned_stands_alone_where_enough_users_settle_it(
     assert learner.learned_curve.values.tolist() == [1.0] + [few] * 4 + [some] * 2 + [many] * 3
 
 
-def test_the_mean_with_what_is_usual_is_that_of_the_scores() -> None:
+def test_a_share_of_what_was_learned_is_one_of_its_scores() -> None:
     noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
     learner, (batch,) = learner_with_biases(noise), validation()
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_the_mean_with_what_is_usual_is_that_of_the_scores() -> None:
         return learner.predict(learner.adapt(batch.support, batch.users, codes), codes).detach()
 
     learned = scores()
-    learner.learned_curve.values.data.fill_(0.5)
+    learner.learned_curve.values.data.fill_(0.25)
     found = scores()
     known, shots = learner.known, (batch.support.mask & (batch.support.targets > 0)).sum(1)
     ids = codes.ids[batch.support.items]
@@ -143,7 +143,7 @@ def test_the_mean_with_what_is_usual_is_that_of_the_scores() -> None:
         + usual["regression_curve"] * known.regression.scores(ids, liked)
     ).detach()
     expected = usual["bias_curve"] * codes.log_popularity + of_vocabulary[:, codes.ids]
-    torch.testing.assert_close(found, (learned + expected) / 2)
+    torch.testing.assert_close(found, learned / 4 + 3 * expected / 4)
     assert not torch.allclose(found, learned)
 
 
