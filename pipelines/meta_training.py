@@ -212,7 +212,8 @@ def trained(
     settling = judge(judges, moment, draws=draws)
     once = len(settling) // draws
     most = -(-episodes // users_per_step(story.training, len(judges)))
-    return Trained(Judged(learner, settling[: min(once, most)], settling[once:]), report)
+    in_time = story.split != "random"
+    return Trained(Judged(learner, settling[: min(once, most)], settling[once:], in_time), report)
 
 
 def mean(values: Sequence[float | None]) -> float | None:

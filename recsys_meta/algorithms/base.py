@@ -31,7 +31,7 @@ class Gains(NamedTuple):
     shots: Tensor  # [V] int64
     users: Tensor  # [V] int64: equal for episodes of one user
     asked: Tensor  # [V] int64: how many items were to be found
-    lists: Tensor  # [V] bool: whether among listed items alone
+    plain: Tensor  # [V] bool: whether they were to be found among all items, and no later than what is known
 
 
 class Learner(nn.Module, ABC):

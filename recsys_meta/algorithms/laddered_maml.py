@@ -22,7 +22,7 @@ not trained on. Where users are few, the loss on its own gives iALS too little.
 
 What suits most data sets before anything is learned is known as well: weights of the same parts, with log popularity for bias_i,
 read off development draws of seven of them (docs/ablation.md). Where few users are there to settle what was learned, a quarter of
-it and three quarters of this are the score; where they are many, what was learned alone.
+it and three quarters of this are the score (not in time, where items may rise and fall); elsewhere what was learned alone.
 
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
@@ -262,7 +262,7 @@ class LadderedMAML(MAML):
             settle_curve("regression_curve", _LESS)
             settle_curve("bias_curve", _OTHER_BIAS)
         if self.vocabulary > 1 and self.item_bias.ids is not None:
-            _lean_on_the_usual([one.learned_curve for one in together], gains(True))
+            _lean_on_the_usual([one.learned_curve for one in together], gains)
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """As of MAML; without ids every item is the unknown one."""
@@ -430,16 +430,24 @@ def _settle_curves(
                 put((knots >= least) & (knots <= most), times, plus)
 
 
-def _lean_on_the_usual(curves: Sequence[ShotCurve], judged: Gains) -> None:
-    """Lets a quarter of what was learned stand beside what is usual, at each group of shots that few users say something of; not
-    of lists, of which it is not known what suits them.
+def _lean_on_the_usual(curves: Sequence[ShotCurve], gains: Callable[[bool], Gains]) -> None:
+    """Lets a quarter of what was learned stand beside what is usual, at each group of shots that few users say something of.
+
+    Not where these lose two standard errors by it, nor of lists, of which it is not known what suits them, nor in time: where
+    items rise and fall, what usually suits does not.
     """
-    knots = torch.tensor(KNOTS)
-    for least, most in () if judged.lists.any() else _SHOT_GROUPS:
-        users = judged.users[(judged.shots >= least) & (judged.shots <= most)]
-        if len(torch.unique(users)) < _ENOUGH_USERS:
+    knots, kept = torch.tensor(KNOTS), gains(True)
+    if not kept.plain.all():
+        return
+    for curve in curves:
+        curve.values.data[1:] = _SHARE_OF_FEW
+    gained = gains(True).values - kept.values
+    for least, most in _SHOT_GROUPS:
+        asked = (kept.shots >= least) & (kept.shots <= most)
+        gain, error = _mean_and_error(gained[asked], kept.users[asked])
+        if len(torch.unique(kept.users[asked])) >= _ENOUGH_USERS or gain < -2 * error:
             for curve in curves:
-                curve.values.data[(knots >= least) & (knots <= most)] = _SHARE_OF_FEW
+                curve.values.data[(knots >= least) & (knots <= most)] = 1.0
 
 
 def _mean_and_error(gained: Tensor, users: Tensor, weights: Tensor | None = None) -> tuple[float, float]:

@@ -19,6 +19,7 @@ class Judged(NamedTuple):
     learner: Learner
     once: Sequence[EpisodeBatch]  # one episode of each user, on which its prior is judged
     again: Sequence[EpisodeBatch] = ()  # further ones of the same users, to judge it adapted on as well
+    in_time: bool = False  # whether their queries come after their support
 
 
 def settle(judged: Sequence[Judged], seed: int = 0) -> None:
@@ -31,9 +32,11 @@ def settle(judged: Sequence[Judged], seed: int = 0) -> None:
         leader.settle(
             lambda adapted: together(
                 [
-                    episode_gains(one.learner, [*one.once, *one.again], adapted=True, seed=seed)
+                    episode_gains(
+                        one.learner, [*one.once, *one.again], adapted=True, in_time=one.in_time, seed=seed
+                    )
                     if adapted
-                    else episode_gains(one.learner, one.once, adapted=False, seed=seed)
+                    else episode_gains(one.learner, one.once, adapted=False, in_time=one.in_time, seed=seed)
                     for one in judged
                 ]
             ),
@@ -56,16 +59,21 @@ def mean_of(learners: Sequence[Learner]) -> Learner:
 
 def together(gains: Sequence[Gains]) -> Gains:
     """Those of several learners; a user of one is not a user of another."""
-    values, shots, users, asked, lists = zip(*gains, strict=True)
+    values, shots, users, asked, plain = zip(*gains, strict=True)
     numbered = [torch.unique(some, return_inverse=True)[1] for some in users]
     firsts = torch.tensor([0, *(len(some.unique()) for some in users)]).cumsum(0)
     every = torch.cat([some + first for some, first in zip(numbered, firsts[:-1], strict=True)])
-    return Gains(torch.cat(values), torch.cat(shots), every, torch.cat(asked), torch.cat(lists))
+    return Gains(torch.cat(values), torch.cat(shots), every, torch.cat(asked), torch.cat(plain))
 
 
 @torch.no_grad()
 def episode_gains(
-    learner: Learner, validation: Sequence[EpisodeBatch], *, adapted: bool, seed: int = 0
+    learner: Learner,
+    validation: Sequence[EpisodeBatch],
+    *,
+    adapted: bool,
+    in_time: bool = False,
+    seed: int = 0,
 ) -> Gains:
     """NDCG@10 of the learner, adapted or not, on every episode that has something to be found; of listed items, where episodes
     list what was not chosen, NDCG@5: such lists are short.
@@ -74,7 +82,7 @@ def episode_gains(
     shots: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     keys: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     asked: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
-    lists: list[Tensor] = [torch.empty(0, dtype=torch.bool)]
+    plain: list[Tensor] = [torch.empty(0, dtype=torch.bool)]
     for support, query, users, catalogue, _, key in validation:
         items = learner.encode(catalogue)
         state = (learner.adapt if adapted else learner.prior)(support, users, items)
@@ -90,6 +98,6 @@ def episode_gains(
         shots.append((support.mask & (support.targets > 0)).sum(1))
         keys.append(torch.arange(len(support.mask)) + sum(len(some) for some in keys) if key is None else key)
         asked.append((relevant & candidates).sum(1))
-        lists.append(query.lists)
-    every = Gains(torch.cat(values), torch.cat(shots), torch.cat(keys), torch.cat(asked), torch.cat(lists))
+        plain.append(~query.lists & (not in_time))
+    every = Gains(torch.cat(values), torch.cat(shots), torch.cat(keys), torch.cat(asked), torch.cat(plain))
     return Gains(*(column[~every.values.isnan()] for column in every))

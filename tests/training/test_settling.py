@@ -66,7 +66,7 @@ def test_the_many_who_want_one_thing_do_not_outvote_those_who_want_many(asked: i
 
     def gains(adapted: bool) -> Gains:
         half = float(not adapted and learner.departure == 0.5)
-        shots, whole = torch.ones(90, dtype=torch.int64), torch.zeros(90, dtype=torch.bool)
+        shots, whole = torch.ones(90, dtype=torch.int64), torch.ones(90, dtype=torch.bool)
         return Gains(half * gained, shots, torch.arange(90), wanted, whole)
 
     learner.settle(gains)
@@ -95,22 +95,32 @@ def test_a_few_users_settle_nothing() -> None:
     assert moved == ["departure", "learned_curve.values"]
     assert learner.departure == 0
     assert learner.learned_curve.values.tolist() == [1.0] + [0.25] * 9
+    learner = learner_with_biases(wanted_by_all())
+    settle([Judged(learner, few, in_time=True)])
+    assert learner.learned_curve.values.tolist() == [1.0] * 10
 
 
 @pytest.mark.parametrize(
-    ("users", "lists", "shares"),
-    [(299, False, [0.25, 0.25, 0.25]), (300, False, [1.0, 1.0, 0.25]), (299, True, [1.0, 1.0, 1.0])],
+    ("users", "plain", "lost", "shares"),
+    [
+        (299, True, 0.0, [0.25, 0.25, 0.25]),
+        (300, True, 0.0, [1.0, 1.0, 0.25]),
+        (299, False, 0.0, [1.0, 1.0, 1.0]),  # lists, or queries later in time
+        (299, True, 0.1, [0.25, 1.0, 0.25]),
+    ],
 )
-def test_what_was_learned_stands_alone_where_enough_users_settle_it(
-    users: int, lists: bool, shares: list[float]
+def test_what_was_learned_stands_alone_where_enough_users_settle_it_or_lose_without_it(
+    users: int, plain: bool, lost: float, shares: list[float]
 ) -> None:
-    """Each has two episodes of few shots and of some, and 40 of them one of many."""
+    """Each has two episodes of few shots and of some, in which it loses, and 40 of them one of many."""
     learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
     shots = torch.cat([torch.full((2 * users,), 3), torch.full((2 * users,), 10), torch.full((40,), 30)])
     who = torch.cat([torch.arange(users).repeat(4), torch.arange(40)])
 
     def gains(adapted: bool) -> Gains:
-        return Gains(torch.zeros(len(who)), shots, who, torch.full_like(who, 5), torch.full(who.shape, lists))
+        losing = (shots == 10) & (learner.learned_curve.values[5] < 1)
+        values = torch.where(losing, -lost, 0.0)
+        return Gains(values, shots, who, torch.full_like(who, 5), torch.full(who.shape, plain))
 
     learner.settle(gains)
     few, some, many = shares
@@ -320,14 +330,14 @@ def test_what_is_averaged_is_settled_alike_by_the_users_of_all() -> None:
 def test_users_of_two_learners_are_two_though_their_numbers_are_the_same() -> None:
     def of(users: list[int]) -> Gains:
         number = len(users)
-        asked, lists = torch.arange(number), torch.arange(number) > 0
-        return Gains(torch.ones(number), torch.zeros(number), torch.tensor(users), asked, lists)
+        asked, plain = torch.arange(number), torch.arange(number) > 0
+        return Gains(torch.ones(number), torch.zeros(number), torch.tensor(users), asked, plain)
 
     found = together([of([7, 9, 7]), of([]), of([9, 3])])
     assert found.users.tolist() == [0, 1, 0, 3, 2]
     assert found.values.tolist() == [1.0] * 5
     assert found.asked.tolist() == [0, 1, 2, 0, 1]
-    assert found.lists.tolist() == [False, True, True, False, True]
+    assert found.plain.tolist() == [False, True, True, False, True]
 
 
 def test_the_mean_of_learners_has_the_mean_of_their_weights() -> None:
