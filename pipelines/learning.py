@@ -169,9 +169,6 @@ def fit_or_reuse(
         item_encoder=item_encoder,
         meta=meta,
     )
-    # What an interrupted training goes on from is of no use any more, and may be gigabytes.
-    for checkpoint in (folder / "training").rglob("*.ckpt"):
-        checkpoint.unlink(missing_ok=True)
     # Read back rather than handed over: what is scored with is what is kept.
     return Model(load_bundle(folder / "bundle"), version, reused=False)
 
