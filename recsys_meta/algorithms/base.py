@@ -31,7 +31,7 @@ class Gains(NamedTuple):
     shots: Tensor  # [V] int64
     users: Tensor  # [V] int64: equal for episodes of one user
     asked: Tensor  # [V] int64: how many items were to be found
-    plain: Tensor  # [V] bool: whether they were to be found among all items, and no later than what is known
+    plain: Tensor  # [V] bool: whether among all items, and not later in time than the support
 
 
 class Learner(nn.Module, ABC):

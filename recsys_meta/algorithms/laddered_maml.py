@@ -61,10 +61,8 @@ _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust i
 _OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))  # the same of that in iALS
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
-_ENOUGH_USERS, _SHARE_OF_FEW = (
-    300,
-    0.25,
-)  # to settle by; of fewer so much of what was learned stands beside what is usual
+_ENOUGH_USERS = 300  # to settle by
+_SHARE_OF_FEW = 0.25  # of what was learned, where there are fewer, beside what is usual
 # What suits most data sets before anything is learned, at the knots: weights of log popularity, log cosines, iALS and EASE.
 _USUAL = {
     "bias_curve": (1.0, 1.0, 1.0, 0.9, 0.75, 0.75, 0.75, 0.6, 0.5, 0.5),

@@ -33,10 +33,12 @@ def settle(judged: Sequence[Judged], seed: int = 0) -> None:
             lambda adapted: together(
                 [
                     episode_gains(
-                        one.learner, [*one.once, *one.again], adapted=True, in_time=one.in_time, seed=seed
+                        one.learner,
+                        [*one.once, *(one.again if adapted else ())],
+                        adapted=adapted,
+                        in_time=one.in_time,
+                        seed=seed,
                     )
-                    if adapted
-                    else episode_gains(one.learner, one.once, adapted=False, in_time=one.in_time, seed=seed)
                     for one in judged
                 ]
             ),
@@ -76,7 +78,7 @@ def episode_gains(
     seed: int = 0,
 ) -> Gains:
     """NDCG@10 of the learner, adapted or not, on every episode that has something to be found; of listed items, where episodes
-    list what was not chosen, NDCG@5: such lists are short.
+    list what was not chosen, NDCG@5: such lists are short. in_time: of ``Judged``.
     """
     values: list[Tensor] = [torch.empty(0)]
     shots: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
