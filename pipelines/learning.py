@@ -107,6 +107,7 @@ def fit_or_reuse(
     folder = workspace.model(version)
     if (folder / "bundle").exists():
         log.info("model %s is fitted already", version)
+        discard_checkpoints(folder)  # a kill may have come before
         try:
             return Model(load_bundle(folder / "bundle"), version, reused=True)
         except BundleError as error:
@@ -169,8 +170,15 @@ def fit_or_reuse(
         item_encoder=item_encoder,
         meta=meta,
     )
+    discard_checkpoints(folder)
     # Read back rather than handed over: what is scored with is what is kept.
     return Model(load_bundle(folder / "bundle"), version, reused=False)
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Removes those of a model whose bundle is written: nobody goes on from them, and of ten trainings they are gigabytes."""
+    for checkpoint in (folder / "training").rglob("*.ckpt"):
+        checkpoint.unlink()
 
 
 def present(accelerator: str) -> str:

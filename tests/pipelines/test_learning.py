@@ -210,6 +210,17 @@ def test_an_evaluation_starts_cold(clicks) -> None:
         load(EvaluateSettings, [clicks / "evaluation.yaml"])
 
 
+def test_a_fitted_model_keeps_the_log_of_its_training_and_no_checkpoints(clicks, capsys) -> None:
+    version = published(clicks)["model_version"]
+    folder = store.Workspace(clicks / "workspace").model(version)
+    assert len(list((folder / "training").rglob("metrics.csv"))) == 1
+    assert not list(folder.rglob("*.ckpt"))
+    left = folder / "training" / "last.ckpt"
+    left.write_bytes(b"of a night that was killed right after its bundle")
+    assert trained(clicks).reused
+    assert not left.exists()
+
+
 def test_a_training_killed_on_a_warm_night_goes_on_from_the_same_champion(clicks, capsys) -> None:
     first = published(clicks)
     assert trained(clicks, TOMORROW, WARM).started_from == first["model_version"]

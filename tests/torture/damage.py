@@ -3,10 +3,12 @@
 import gzip
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import polars as pl
@@ -14,6 +16,7 @@ from torture.children import answered
 from torture.counts import Found
 from torture.grounds import TONIGHT, Grounds, seen
 
+from pipelines import learning
 from recsys_meta import ingest, store
 from recsys_meta.store.manifest import MANIFEST
 from recsys_meta.tables import ITEM_ID, USER_ID, VALUE
@@ -34,13 +37,14 @@ def flips(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
 
     One in forty is turned anywhere in a workspace that is about to publish, and meets a whole night.
     """
+    checkpoint = _unfinished_training(grounds)
     grounds.restore()
     if (ended := grounds.night(grounds.trial, TONIGHT)).code != 0:
         raise RuntimeError(f"the night whose bits are to be turned failed: {ended}")
     alone = [number for number in numbers if number % _WHOLE_NIGHTS]
     for some in (alone[start : start + _TOGETHER] for start in range(0, len(alone), _TOGETHER)):
         chances = [grounds.chance("flips", number) for number in some]
-        used, ended = answered(partial(_turned_and_used, grounds.trial, chances))
+        used, ended = answered(partial(_turned_and_used, grounds.trial, checkpoint, chances))
         if used is None:
             raise RuntimeError(f"the child that turns bits died: {ended}")
         found.did(len(some))
@@ -55,7 +59,21 @@ def flips(grounds: Grounds, numbers: Sequence[int], found: Found) -> None:
             _flip_before_a_night(grounds, number, found)
 
 
-def _turned_and_used(workspace: Path, chances: Sequence[Random]) -> list[tuple[int, str, str]]:
+def _unfinished_training(grounds: Grounds) -> Path:
+    """The last checkpoint of tonight's training, killed before its bundle was written; a finished one keeps none."""
+    grounds.restore()
+    grounds.night(grounds.trial, TONIGHT, first=partial(_die_at, learning, "save_bundle"))
+    [left] = grounds.trial.rglob(LAST)
+    return Path(shutil.copy(left, grounds.folder / LAST))
+
+
+def _die_at(module: ModuleType, name: str) -> None:
+    setattr(module, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def _turned_and_used(
+    workspace: Path, checkpoint: Path, chances: Sequence[Random]
+) -> list[tuple[int, str, str]]:
     """Turns bits, one at a time, each back again; those that were used, or led to an error nobody foresaw."""
     run = store.Workspace(workspace).latest_run()
     assert run is not None
@@ -69,7 +87,7 @@ def _turned_and_used(workspace: Path, chances: Sequence[Random]) -> list[tuple[i
         (pointer, store.Workspace(workspace).latest_run),
         *((run.published / name, published) for name in (MANIFEST, "scores.duckdb")),
         *((path, partial(load_bundle, bundle)) for path in sorted(bundle.rglob("*")) if path.is_file()),
-        (model / "training" / LAST, partial(read_sealed, model / "training" / LAST)),
+        (checkpoint, partial(read_sealed, checkpoint)),
     ]
     wrong = []
     for place, chance in enumerate(chances):
