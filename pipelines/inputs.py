@@ -132,7 +132,7 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
             # The moment itself is the first instant of the next day.
             moment=None if moment is None else moment - timedelta(microseconds=1),
             later=given.later,
-            duplicates=given.duplicates,
+            duplicates=given.settled_by,
         )
     }
     for name, table, id_name in (("users", story.users, USER_ID), ("items", story.items, ITEM_ID)):

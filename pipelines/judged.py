@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 import torch
 
-from pipelines.inputs import Inputs, cast_ids, source_of, union
+from pipelines.inputs import Inputs, cast_ids, read_inputs, source_of, union
 from pipelines.settings import (
     EvaluateSettings,
     HeldOutProtocol,
@@ -160,6 +160,7 @@ def held_out_trial(settings: EvaluateSettings, protocol: HeldOutProtocol, inputs
         interactions=without(inputs.interactions, held_out), events=without(inputs.events, held_out)
     )
     histories = group(inputs.events, held_out, learned.item_ids)
+    histories = select(histories, is_first(histories))
     long_enough = (histories.lengths >= protocol.min_history).nonzero().squeeze(1)
     histories, ids = histories.take(long_enough), held_out.gather(long_enough.numpy())
     if ids.is_empty():
@@ -187,7 +188,7 @@ def temporal_trial(settings: EvaluateSettings, protocol: TemporalProtocol, input
         moment: datetime = in_time[int((1 - protocol.share) * len(in_time))]
     else:
         moment = midnight(protocol.moment)
-    learned = before(inputs, moment)
+    learned = before(settings, inputs, moment)
     newcomers = without(inputs.events, learned.interactions[USER_ID].unique())
     known = newcomers.filter(pl.col(ITEM_ID).is_in(learned.item_ids.implode()))
     users = known[USER_ID].unique().sort()
@@ -222,7 +223,7 @@ def temporal_trial(settings: EvaluateSettings, protocol: TemporalProtocol, input
 def next_day_trial(settings: Story, protocol: NextDayProtocol, inputs: Inputs) -> Trial:
     """A night: cold users are judged on candidates that they meet for the first time on the day after."""
     moment = midnight(protocol.day + timedelta(days=1))
-    learned = before(inputs, moment)
+    learned = before(settings, inputs, moment)
     counts = learned.interactions.group_by(USER_ID).len("n").sort(USER_ID)
     cold = counts.filter(pl.col("n") < settings.cold.below)[USER_ID]
     warm = counts.filter(pl.col("n") >= settings.cold.below)[USER_ID]
@@ -312,8 +313,18 @@ def drawn(users: pl.Series, rows: torch.Tensor, most: int | None) -> torch.Tenso
     return rows[user_keys(users)[rows].argsort()[:most]].sort().values
 
 
-def before(inputs: Inputs, moment: datetime) -> Inputs:
+def before(settings: Story, inputs: Inputs, moment: datetime) -> Inputs:
     """What was known just before the moment. Raises ingest.InputError where nothing was."""
+    later_counts = settings.interactions.settled_by in ("newest", "mean")
+    if later_counts and inputs.counts["interactions_merged_duplicates"]:
+        # An event that a later one took the place of was known then: what a night at that moment would have read.
+        users = inputs.interactions[USER_ID].unique().implode()
+        given = settings.interactions.model_copy(update={"later": "drop"})
+        then = read_inputs(settings.model_copy(update={"interactions": given}), moment)
+        inputs = inputs._replace(
+            interactions=then.interactions.filter(pl.col(USER_ID).is_in(users)),
+            events=then.events.filter(pl.col(USER_ID).is_in(users)),
+        )
     interactions, events = (
         table.filter(pl.col(TIMESTAMP) < moment) for table in (inputs.interactions, inputs.events)
     )

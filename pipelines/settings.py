@@ -120,6 +120,7 @@ Arguments = Annotated[dict[str, Any], BeforeValidator(_plain)]
 Share = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
 OpenShare = Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)]
 TimeUnit = Literal["s", "ms", "us", "iso", "auto"]
+Duplicates = Literal["newest", "first", "mean", "keep"]
 
 
 class Settings(BaseModel):
@@ -219,9 +220,22 @@ class InteractionSettings(SourceSettings):
     later: Literal["quarantine", "drop"] = Field(
         default="quarantine", description="what becomes of events after the moment of the run"
     )
-    duplicates: Literal["newest", "first", "mean", "keep"] = Field(
-        default="newest", description="what stands for several events of one user with one item"
+    duplicates: Literal["auto"] | Duplicates = Field(
+        default="auto",
+        description="what stands for several events of one user with one item; auto: the newest of those with a value,"
+        " the first of others",
     )
+
+    @property
+    def settled_by(self) -> Duplicates:
+        """The rule for several events of one user with one item.
+
+        An opinion may change, and the last one counts. What users do again and again is learned from where they met it: as the
+        last of its events it would stand in nobody's support set, and be unknown to every moment of the past.
+        """
+        if self.duplicates != "auto":
+            return self.duplicates
+        return "first" if self.value is None else "newest"
 
     @model_validator(mode="after")
     def _range_in_order(self) -> Self:
