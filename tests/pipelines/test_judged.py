@@ -5,6 +5,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.inputs import read_inputs
 from pipelines.judged import Trial, trial_of
@@ -17,7 +19,9 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 BASELINE = "baselines: [recsys_meta.baselines.popularity.Popularity]\nlearners: []\n"
 
 
-def trial(folder: Path, rows: list[tuple[str, str, float]], protocol: str, more: str = "") -> Trial:
+def trial(
+    folder: Path, rows: list[tuple[str, str, float]], protocol: str, more: str = "", rule: str = "keep"
+) -> Trial:
     """rows: user, item, days since the start."""
     pl.DataFrame(
         {
@@ -27,11 +31,11 @@ def trial(folder: Path, rows: list[tuple[str, str, float]], protocol: str, more:
         }
     ).write_parquet(folder / "clicks.parquet")
     (folder / "evaluate.yaml").write_text(
-        "workspace: workspace\ninteractions: {path: clicks.parquet, timestamp: timestamp, duplicates: keep}\n"
+        f"workspace: workspace\ninteractions: {{path: clicks.parquet, timestamp: timestamp, duplicates: {rule}}}\n"
         f"protocol: {protocol}\n{BASELINE}{more}"
     )
-    settings = load(EvaluateSettings, [folder / "evaluate.yaml"]).settings
-    return trial_of(settings, read_inputs(settings, None))
+    story = load(EvaluateSettings, [folder / "evaluate.yaml"]).settings
+    return trial_of(story, read_inputs(story, None))
 
 
 def lists(found: Trial, histories: Histories) -> list[list[str]]:
@@ -67,6 +71,77 @@ def test_nothing_after_the_moment_is_learned_from(tmp_path: Path) -> None:
     assert found.inputs.interactions["timestamp"].max() < found.moment
     assert found.training_users.to_list() == ["also", "old"]
     assert found.item_ids.to_list() == ["a", "b", "c", "d"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.sampled_from("uvwx"), st.sampled_from("abc"), st.floats(0, 6), st.sampled_from([1.0, 2.0, 4.0])
+        ),
+        min_size=1,
+        max_size=25,
+    ),
+    how=st.sampled_from(
+        [
+            "",
+            "duplicates: keep, ",
+            "value: stars, ",
+            "value: stars, positive_from: 2, ",
+            "value: stars, duplicates: mean, ",
+        ]
+    ),
+)
+def test_what_is_known_at_a_moment_is_what_would_have_been_read_then(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, float, float]], how: str
+) -> None:
+    folder = tmp_path_factory.mktemp("then")
+    [*users], [*items], [*days], [*stars] = zip(
+        *rows,
+        *((f"new{number}", "a", 4.5 + number, 4.0) for number in range(2)),
+        ("old", "a", 0.0, 4.0),
+        strict=True,
+    )
+    table = pl.DataFrame(
+        {
+            "user_id": users,
+            "item_id": items,
+            "stars": stars,
+            "t": [START + timedelta(days=day) for day in days],
+        }
+    )
+    moment = START + timedelta(days=4)
+    table.write_parquet(folder / "all.parquet")
+    table.filter(pl.col("t") < moment).write_parquet(folder / "then.parquet")
+    found = []
+    for name in ("all", "then"):
+        (folder / f"{name}.yaml").write_text(
+            f"workspace: w\ninteractions: {{path: {name}.parquet, timestamp: t, {how}}}\n"
+            f"protocol: {{kind: temporal, moment: 2026-03-05, shots: [0], min_query: 1}}\n{BASELINE}"
+        )
+        story = load(EvaluateSettings, [folder / f"{name}.yaml"]).settings
+        found.append((story, read_inputs(story, None)))
+    (story, inputs), (_, then) = found
+    trial = trial_of(story, inputs)
+    for cut, read in ((trial.inputs.interactions, then.interactions), (trial.inputs.events, then.events)):
+        assert cut.sort(cut.columns).equals(read.sort(read.columns))
+
+
+def test_what_was_met_again_was_met_first(tmp_path: Path) -> None:
+    again = [*WEEK, *(("old", item, 5.1 + day) for day, item in enumerate("abcd")), ("young", "a", 8.0)]
+    found = trial(
+        tmp_path, again, "{kind: temporal, moment: 2026-03-05, shots: [0, 1], min_query: 2}", rule="auto"
+    )
+    assert len(found.inputs.events) == 7
+    assert lists(found, found.tasks.support) == [["a"]]
+    assert lists(found, found.tasks.query) == [["b", "d"]]
+    held_out = trial(
+        tmp_path,
+        [(f"u{user}", item, user + hours) for user in range(20) for hours, item in enumerate("abacb")],
+        "{kind: held_out_users, share: 0.5, shots: [1], min_history: 3}",
+    )
+    assert lists(held_out, held_out.tasks.support) == [["a"]] * len(held_out.tasks.user_ids)
+    assert lists(held_out, held_out.tasks.query) == [["b", "c"]] * len(held_out.tasks.user_ids)
 
 
 def test_the_share_of_events_after_the_moment_is_as_asked(tmp_path: Path) -> None:
