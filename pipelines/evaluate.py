@@ -20,6 +20,7 @@ from pipelines.learning import Model, at_pace, check_buildable, fit_or_reuse
 from pipelines.settings import (
     BaselineSettings,
     EvaluateSettings,
+    HeldOutProtocol,
     LearnerSettings,
     Story,
     duration_text,
@@ -65,6 +66,7 @@ Summary = dict[str, Any]
 Judging = TypeVar("Judging", bound=EvaluateSettings)
 
 _SANITY_TASKS = 256  # tasks that the checks are run on, beside the figures themselves
+_ENOUGH_ALIKE = 1000  # users with as many events as those judged
 _SHUFFLED_FROM = 50  # users; what fewer have in common is told by their shuffled labels too
 
 
@@ -344,13 +346,33 @@ def suited(
     settings: EvaluateSettings, choice: LearnerSettings | BaselineSettings, trial: Trial, name: str
 ) -> tuple[EvaluateSettings, LearnerSettings | BaselineSettings]:
     """The settings that one of the judged is fitted and judged with: of a learner what suits how fast items come and go."""
-    story = with_window(settings, choice)
+    story = with_tasks_like(with_window(settings, choice), trial)
     if isinstance(choice, BaselineSettings):
         return story, choice
     paced = at_pace(story, choice, trial.inputs, trial.moment, trial.horizon)
     if paced.why:
         log.info("%s: %s; fitted with %s", name, paced.why, paced)
     return paced.story, paced.learner
+
+
+def with_tasks_like(story: EvaluateSettings, trial: Trial) -> EvaluateSettings:
+    """The settings with trainings on users who have as many events as those held out to be ranked for, where they say nothing
+    of it.
+
+    Who has hardly more than its support wants other things next than who has much more, and of few shots there would be
+    mostly such users: they have no others. Not where time is cut, since who has few events then may just have begun, nor of
+    ratings, of which those by other users say as much.
+    """
+    protocol = story.protocol
+    said = story.training.min_history != "auto"
+    if said or not isinstance(protocol, HeldOutProtocol) or trial.tasks.judged != "ranking":
+        return story
+    least = protocol.min_history
+    known = trial.inputs.events.filter(pl.col(USER_ID).is_in(trial.training_users.implode()))
+    enough = known.group_by(USER_ID).len().filter(pl.col("len") >= least).height
+    if enough < _ENOUGH_ALIKE:
+        return story
+    return story.model_copy(update={"training": story.training.model_copy(update={"min_history": least})})
 
 
 def judge_few(

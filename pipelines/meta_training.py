@@ -154,6 +154,10 @@ def trained(
     episodes to settle it by. None where no episode can be drawn to train on.
     """
     histories, moment = known.histories, known.moment
+    least = story.training.min_history
+    tasks, held_out = (
+        rows if least == "auto" else rows[histories.lengths[rows] >= least] for rows in (train, held_out)
+    )
     # Statistics that know the held-out users, or the future, would make every epoch look better than it is.
     if story.split == "newcomers":
         learner.fit_snapshots(
@@ -170,7 +174,7 @@ def trained(
 
     def drawn(story: Story) -> Sampler:
         draw = partial(
-            sampler_of, story, *drawing, known.clock, train, moment, counted=train, listed=known.listed
+            sampler_of, story, *drawing, known.clock, tasks, moment, counted=train, listed=known.listed
         )
         sampler = draw(since=None if moment is None else since_of(warm))
         return sampler if warm is None or len(sampler) else draw()  # no task is new
@@ -204,7 +208,7 @@ def trained(
         fingerprint=fingerprint,
         save_every=story.training.checkpoint_every.total_seconds(),
     )
-    report = with_room(story, learner, len(train), sampler, drawn, fit_on)
+    report = with_room(story, learner, len(tasks), sampler, drawn, fit_on)
     # Who is served comes after everybody known, unless no moment says so: of them the newest are the nearest.
     newest = moment is not None and story.split == "time"
     judges = last_half(histories, held_out) if newest else held_out

@@ -347,6 +347,11 @@ class TrainingSettings(Settings):
     max_support: PositiveInt | None = Field(
         default=None, description="longest support set, the newest; none: no limit"
     )
+    min_history: PositiveInt | Literal["auto"] = Field(
+        default="auto",
+        description="events that a user has to have to be trained, stopped and settled on; all are counted. auto: where"
+        " rankings are judged of users held out as many as these have to have, if a thousand others do, else 1",
+    )
     moments: MomentSettings = Field(default=MomentSettings(), description="for split: moment")
     warm_start: bool = Field(
         default=False,

@@ -21,7 +21,7 @@ trust in EASE is kept, and how much more or less iALS and popularity count, is s
 not trained on. Where users are few, the loss on its own gives iALS too little.
 
 What suits most data sets before anything is learned is known as well: weights of the same parts, with log popularity for bias_i,
-read off development draws of seven of them (docs/ablation.md). Where few users are there to settle what was learned, a quarter of
+read off development draws of seven of them (docs/new-sets.md). Where few users are there to settle what was learned, a quarter of
 it and three quarters of this are the score (not in time, where items may rise and fall); elsewhere what was learned alone.
 
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training

@@ -6,11 +6,13 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
+import torch
 
 from pipelines import evaluate
 from pipelines.cost import Cost
 from pipelines.evaluate import unique_names
-from pipelines.judged import trial_of
+from pipelines.inputs import read_inputs
+from pipelines.judged import Judged, Tasks, Trial, trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, ladder, ladders
 from recsys_meta import ingest
@@ -200,6 +202,33 @@ def fixed_episodes(world: Path) -> None:
         "protocol: {kind: rating, episodes: {path: episodes.parquet}, shots: [1, all], clip: [1, 5]}",
     )
     (world / "evaluate.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "judged", "least"),
+    [
+        ("{kind: held_out_users, share: 0.3, min_history: 12, shots: [0, 1]}", "ranking", 12),
+        ("{kind: held_out_users, share: 0.3, min_history: 12, shots: [0, 1]}", "rating", "auto"),
+        ("{kind: temporal, share: 0.4, shots: [0, 1, 5], min_query: 3}", "ranking", "auto"),
+        ("{kind: next_day, day: 2026-01-10, shots: [0, 1]}", "ranking", "auto"),
+    ],
+)
+def test_trained_on_are_users_with_as_many_events_as_the_judged(
+    world, protocol: str, judged: Judged, least: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load(EvaluateSettings, [world / "evaluate.yaml"], [("protocol", protocol)]).settings
+    known = read_inputs(loaded, None)
+    nothing = known.histories.take(torch.empty(0, dtype=torch.int64))
+    tasks = Tasks(pl.Series([], dtype=pl.String), torch.empty(0, dtype=torch.int64), nothing, nothing, judged)
+    trial = Trial(tasks, known, known.interactions["user_id"].unique(), known.item_ids)
+    enough = int(
+        (known.interactions.group_by("user_id").len()["len"] >= (0 if least == "auto" else least)).sum()
+    )
+    for fewest, told in ((enough, least), (enough + 1, "auto")):
+        monkeypatch.setattr(evaluate, "_ENOUGH_ALIKE", fewest)
+        assert evaluate.with_tasks_like(loaded, trial).training.min_history == told
+        said = loaded.model_copy(update={"training": loaded.training.model_copy(update={"min_history": 3})})
+        assert evaluate.with_tasks_like(said, trial).training.min_history == 3
 
 
 def test_fixed_episodes_are_read_off_the_given_rows(world) -> None:

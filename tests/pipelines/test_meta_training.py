@@ -89,6 +89,33 @@ def test_where_users_are_few_everybody_judges_a_training_that_it_is_no_part_of(
     assert model.metrics["validation_loss"] is not None
 
 
+def test_who_has_too_few_events_is_counted_but_neither_trained_nor_judged_on(
+    clicks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, trained_on, judged_on = [], [], []
+    count, fit = LadderedMAML.fit_statistics, fitting.fit
+
+    def caught_count(learner, histories, catalogue) -> None:
+        counted.append(histories.lengths.tolist())
+        count(learner, histories, catalogue)
+
+    def caught_fit(learner, sampler, validation, **settings):
+        trained_on.append({int(key) for batch in sampler.epoch(0) for key in batch.keys})
+        judged_on.append({int(key) for batch in validation for key in batch.keys})
+        return fit(learner, sampler, validation, **settings)
+
+    monkeypatch.setattr(LadderedMAML, "fit_statistics", caught_count)
+    monkeypatch.setattr(fitting, "fit", caught_fit)
+    settings = (("training.split", "random"), ("training.folds", "1"), ("cold.below", "2"), ("score", "all"))
+    for least, some in ((1, {3, 9}), (4, {9})):
+        _, _, warm = trained(clicks, *settings, ("training.min_history", str(least)))
+        length = dict(zip(user_keys(warm).tolist(), (9 if user % 3 else 3 for user in warm), strict=True))
+        assert {length[key] for key in trained_on[-1]} == {length[key] for key in judged_on[-1]} == some
+        assert set(counted[-1]) == {3, 9}
+    assert counted[0] == counted[1]
+    assert judged_on[1] < judged_on[0]
+
+
 def test_what_is_kept_is_the_mean_of_all_trainings(clicks, monkeypatch: pytest.MonkeyPatch) -> None:
     members, whole = [], settling.mean_of
 
