@@ -24,7 +24,7 @@ item_windows: [24h]
 learner: {class_path: recsys_meta.algorithms.maml.MAML, init_args: {loss: softmax, dim: 4, num_steps: 2}}
 training:
   {max_epochs: 2, warm_epochs: 1, batch_size: 16, validation_share: 0.2, split: moment,
-  moments: {every: 1d, over: 1d, horizon: 1d}
+  moments: {every: 1d, over: 4d, horizon: 1d}  # back to when those who are warm by now were new
   }
 bootstrap_draws: 50
 """
