@@ -91,7 +91,7 @@ def rows(night: NightSettings, inputs: Inputs) -> Iterator[Finding]:
         )
     for count, said, advice in (
         ("exact_duplicates", "rows stand there twice and are collapsed", "say duplicates: keep where each is an event"),
-        ("merged_duplicates", f"rows contradict others of the same user and item; {night.interactions.settled_by} decides",
+        ("merged_duplicates", f"rows share user and item with others; the rule is {night.interactions.settled_by}",
          "see interactions.duplicates"),
         ("naive_timestamps_read_as_utc", "times have no zone and are read as UTC", "write the zone, if it is another"),
     ):  # fmt: skip

@@ -111,7 +111,7 @@ def test_rows_that_were_set_aside_collapsed_or_guessed_are_said(
     assert "1 faults go to quarantine, the first in" in warnings
     assert "rating is missing" in warnings
     assert "2 rows stand there twice and are collapsed" in warnings
-    assert "1 rows contradict others of the same user and item; newest decides" in warnings
+    assert "1 rows share user and item with others; the rule is newest" in warnings
     assert "times have no zone and are read as UTC" in warnings
 
 
