@@ -29,6 +29,7 @@ from pipelines.settings import (
 from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import Learner
+from recsys_meta.episodes import select
 from recsys_meta.evaluation.breakdown import (
     ON_ITEMS,
     ItemGroups,
@@ -51,6 +52,7 @@ from recsys_meta.evaluation.sanity import (
     check_disjoint,
     check_oracle,
     check_shuffled_labels,
+    in_same_task,
     mean_of_shuffles,
     shuffled_labels,
 )
@@ -66,7 +68,7 @@ Summary = dict[str, Any]
 Judging = TypeVar("Judging", bound=EvaluateSettings)
 
 _SANITY_TASKS = 256  # tasks that the checks are run on, beside the figures themselves
-_ENOUGH_ALIKE = 1000  # users with as many events as those judged
+_ENOUGH_ALIKE = 500  # users with as many events as those judged
 _SHUFFLED_FROM = 50  # users; what fewer have in common is told by their shuffled labels too
 
 
@@ -164,9 +166,8 @@ def judge_all(
     if few.user_ids.n_unique() >= _SHUFFLED_FROM:
         for place, page in enumerate(mixed):
             # A baseline may begin with nothing and learn from any labels what others know beforehand: that is no leak.
-            check_shuffled_labels(
-                page, priors[place] if place < len(settings.learners) else pl.concat(priors)
-            )
+            prior = priors[place] if place < len(settings.learners) else pl.concat(priors)
+            check_shuffled_labels(page, prior, among=len(mixed))
     else:
         log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
     unadapted = unadapted or [pages[0].clear()]
@@ -185,7 +186,7 @@ def shuffled_pages(
     mixed, priors = [], []
     for number in range(-(-_SANITY_TASKS // tasks)):
         shuffled = with_shuffled_labels(few, seed + number)
-        strangers = shuffled._replace(query=few.query.take(torch.arange(tasks).roll(1 + number)))
+        strangers = with_query_of_others(shuffled, 1 + number)
         mixed.append(beyond_strangers(run(shuffled), run(strangers), run(strangers, adapted=False)))
         priors.append(run(shuffled, adapted=False))
     return mean_of_shuffles(mixed), mean_of_shuffles(priors)
@@ -409,6 +410,18 @@ def judge_unadapted(
 def with_shuffled_labels(tasks: Tasks, seed: int) -> Tasks:
     """The same tasks, each with the support of nobody in particular."""
     return tasks._replace(support=shuffled_labels(tasks.support, seed, ranked=tasks.judged != "rating"))
+
+
+def with_query_of_others(tasks: Tasks, places: int) -> Tasks:
+    """The same tasks, each asked what the one so many places before it is asked.
+
+    Ratings of items that the support holds are left out, as they are in a query of one's own: who adapts to labels of nobody
+    errs most on their items, and in a small catalogue that alone would make its own query look known.
+    """
+    query = tasks.query.take(torch.arange(len(tasks.user_ids)).roll(places))
+    if tasks.judged == "rating":
+        query = select(query, ~in_same_task(query, tasks.support))
+    return tasks._replace(query=query)
 
 
 def judge(

@@ -33,9 +33,10 @@ T = TypeVar("T")
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
 # Episodes to settle by, and how often a held-out user is drawn for them where there are few.
 _SETTLED, _DRAWS = 4000, 8
-# Trainings that hold out a part of the users each, where a single one would hold out fewer than enough or is short; twice as many
-# where users are so few that a fifth less of them tells.
+# Trainings that hold out a part of the users each, where fewer than enough would settle a single one or it is short; twice as
+# many where users are so few that a fifth less of them tells.
 _FOLDS, _FEWEST_FOLDED, _VERY_FEW, _ENOUGH = 5, 25, 500, 100
+_MOST_HELD_OUT = 0.2  # of the users of a single training, where few of those held out are trained on
 _SHORT = 10_000  # users, and items, of a training that takes minutes
 
 
@@ -88,7 +89,9 @@ def meta_trained(
     train_on = partial(
         trained, story, known=known, fingerprint=fingerprint, warm=warm, accelerator=accelerator
     )
-    parts = parts_of(story.training, learner, known.user_ids, story.seed)
+    in_time = newest_judge(story, known.moment)
+    lengths = known.histories.lengths
+    parts = parts_of(story.training, learner, known.user_ids, lengths, story.seed, in_time=in_time)
     several = len(parts) > 1
     members = []
     for number, (train, held_out) in enumerate(parts, 1):
@@ -123,18 +126,48 @@ def meta_trained(
     }
 
 
+def newest_judge(story: Story, moment: datetime | None) -> bool:
+    """Whether of those held out the newest alone settle: who is served comes after everybody known, unless no moment says so,
+    and of them the newest are the nearest.
+    """
+    return moment is not None and story.split == "time"
+
+
 def parts_of(
-    training: TrainingSettings, learner: Learner, user_ids: pl.Series, seed: int
+    training: TrainingSettings,
+    learner: Learner,
+    user_ids: pl.Series,
+    lengths: torch.Tensor,
+    seed: int,
+    *,
+    in_time: bool = False,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """For each training the rows of the users to train on and of those held out of it."""
+    """For each training the rows of the users to train on and of those held out of it.
+
+    lengths: of their histories, [U] int64.
+    in_time: whether half of those held out settle it, see ``newest_judge``.
+    """
     folds, share = training.folds, training.validation_share
     if folds == "auto":
         users, items = len(user_ids), learner.sizes.item.ids
-        worth_it = users < _ENOUGH / share or max(users, items) < _SHORT
+        enough = _ENOUGH * (2 if in_time else 1)
+        worth_it = users < enough / share or max(users, items) < _SHORT
         folds = (2 * _FOLDS if users < _VERY_FEW else _FOLDS) if users >= _FEWEST_FOLDED and worth_it else 1
     if folds == 1 or not learner.averaged:
-        return [split_users(user_ids, share, seed)]
+        return [split_users(user_ids, share_held_out(training, lengths), seed)]
     return split_folds(user_ids, share, folds, seed)
+
+
+def share_held_out(training: TrainingSettings, lengths: torch.Tensor) -> float:
+    """The share of the users that a single training is judged and settled by.
+
+    Where only those with some history are trained on, as many of these as the settings hold out of everybody, but not more than
+    a fifth unless they say so: of a few thousand a twentieth would say too little. Whom the settings hold out is among them.
+    lengths: of ``parts_of``.
+    """
+    share, least = training.validation_share, training.min_history
+    alike = len(lengths) if least == "auto" else int((lengths >= least).sum())
+    return max(share, min(share * len(lengths) / max(alike, 1), _MOST_HELD_OUT))
 
 
 def trained(
@@ -209,9 +242,7 @@ def trained(
         save_every=story.training.checkpoint_every.total_seconds(),
     )
     report = with_room(story, learner, len(tasks), sampler, drawn, fit_on)
-    # Who is served comes after everybody known, unless no moment says so: of them the newest are the nearest.
-    newest = moment is not None and story.split == "time"
-    judges = last_half(histories, held_out) if newest else held_out
+    judges = last_half(histories, held_out) if newest_judge(story, moment) else held_out
     draws = min(max(episodes // max(len(judges), 1), 1), _DRAWS)
     settling = judge(judges, moment, draws=draws)
     once = len(settling) // draws

@@ -323,13 +323,15 @@ class TrainingSettings(Settings):
     )
     validation_share: OpenShare = Field(
         default=0.05,
-        description="share of the training users held out to judge epochs and champions; of several folds none trains on it",
+        description="share of the training users held out to judge epochs and champions; of several folds none trains on it."
+        " Where min_history leaves users out, a single training holds out as many of the others, a fifth of them at most",
     )
     folds: PositiveInt | Literal["auto"] = Field(
         default="auto",
         description="trainings, each without another part of the users, of which the mean is kept; auto: 10 where there are"
-        " fewer than 500 users, 5 where validation_share would hold out fewer than 100 or there are fewer than 10,000 users and"
-        " items, else 1. Only of learners that are made for it, as the default for events is",
+        " fewer than 500 users, 5 where fewer than 100 would settle a single one (of those that validation_share holds out; where"
+        " time is known of the newest half of them) or there are fewer than 10,000 users and items, else 1. Only of learners that"
+        " are made for it, as the default for events is",
     )
     split: Literal["auto", "random", "time", "newcomers", "moment"] = Field(
         default="auto",
@@ -350,7 +352,7 @@ class TrainingSettings(Settings):
     min_history: PositiveInt | Literal["auto"] = Field(
         default="auto",
         description="events that a user has to have to be trained, stopped and settled on; all are counted. auto: where"
-        " rankings are judged of users held out as many as these have to have, if a thousand others do, else 1",
+        " rankings are judged of users held out as many as these have to have, if five hundred others do, else 1",
     )
     moments: MomentSettings = Field(default=MomentSettings(), description="for split: moment")
     warm_start: bool = Field(

@@ -120,6 +120,7 @@ def test_of_many_shots_one_is_allowed_more_chance_than_a_single_one() -> None:
     with pytest.raises(SanityError, match="mae at shot 0"):
         check_shuffled_labels(*alone)
     check_shuffled_labels(*among)
+    check_shuffled_labels(*alone, among=12)  # the same of many learners
 
 
 def test_what_serves_strangers_as_well_is_no_leak() -> None:

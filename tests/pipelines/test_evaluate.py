@@ -10,13 +10,14 @@ import torch
 
 from pipelines import evaluate
 from pipelines.cost import Cost
-from pipelines.evaluate import unique_names
+from pipelines.evaluate import unique_names, with_query_of_others
 from pipelines.inputs import read_inputs
 from pipelines.judged import Judged, Tasks, Trial, trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, ladder, ladders
 from recsys_meta import ingest
 from recsys_meta.episodes import RandomSplits
+from recsys_meta.tensors import Histories
 from recsys_meta.training.building import BuildError, learner_class
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -30,6 +31,15 @@ protocol: {kind: held_out_users, share: 0.3, min_history: 12, shots: [0, 1, 5, a
 learners: [{class_path: recsys_meta.algorithms.maml.MAML, init_args: {loss: squared, dim: 4, num_steps: 2}}]
 baselines: [recsys_meta.baselines.item_mean.ItemMean, recsys_meta.baselines.user_bias.ItemMeanUserBias]
 training: {max_epochs: 2, batch_size: 32, outer_lr: 0.01, validation_share: 0.2, shots: [0, 1, 5, 10]}
+bootstrap_draws: 100
+"""
+
+QUESTIONNAIRE = """
+workspace: workspace
+interactions: {path: interactions.parquet, value: rating}
+protocol: {kind: held_out_users, share: 0.5, min_history: 12, query_size: 4, shots: [0, 1, 3, 5], clip: [1, 5]}
+learners: [{class_path: recsys_meta.baselines.item_mean.ItemMean}]
+baselines: [recsys_meta.baselines.als.ALS]
 bootstrap_draws: 100
 """
 
@@ -50,6 +60,12 @@ def world(tmp_path: Path) -> Path:
 def judgements_of(world: Path) -> pl.DataFrame:
     (file,) = (world / "workspace" / "evaluations").glob("*/judgements.parquet")
     return pl.read_parquet(file)
+
+
+def histories(rows: list[list[int]]) -> Histories:
+    offsets = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
+    items = torch.tensor([item for row in rows for item in row])
+    return Histories(items, torch.ones(len(items)), torch.zeros(0, dtype=torch.int64), offsets)
 
 
 def run(world: Path, *overrides: tuple[str, str]) -> dict:
@@ -229,6 +245,40 @@ def test_trained_on_are_users_with_as_many_events_as_the_judged(
         assert evaluate.with_tasks_like(loaded, trial).training.min_history == told
         said = loaded.model_copy(update={"training": loaded.training.model_copy(update={"min_history": 3})})
         assert evaluate.with_tasks_like(said, trial).training.min_history == 3
+
+
+def test_ratings_of_others_are_asked_for_items_outside_of_the_support_alone() -> None:
+    tasks = Tasks(
+        pl.Series("user_id", [1, 2, 3]),
+        torch.zeros(3, dtype=torch.int64),
+        histories([[0, 1], [2], [3]]),
+        histories([[2, 3], [0, 1, 4], [1, 2]]),
+        judged="rating",
+    )
+    of_others = with_query_of_others(tasks, 1)
+    assert [of_others.query.take(torch.tensor([row])).items.tolist() for row in range(3)] == [
+        [2],
+        [3],
+        [0, 1, 4],
+    ]
+    # Of a ranking they are no candidates anyway, and fewer to be found would be found more easily.
+    ranked = with_query_of_others(tasks._replace(judged="ranking"), 1)
+    assert ranked.query.items.tolist() == [1, 2, 2, 3, 0, 1, 4]
+
+
+def test_a_small_catalogue_that_everybody_rates_is_judged(tmp_path: Path) -> None:
+    # A questionnaire: who adapts to answers of nobody errs on what it was told of, and most of what others are asked is that.
+    generator = torch.Generator().manual_seed(0)
+    people, questions = torch.randn(1500, 3, generator=generator), torch.randn(3, 12, generator=generator)
+    noise = torch.randn(1500, 12, generator=generator)
+    answers = (3 + torch.linspace(-2, 2, 12) + people @ questions + noise).round().clamp(1, 5)
+    users, items = torch.cartesian_prod(torch.arange(1500), torch.arange(12)).T.tolist()
+    table = pl.DataFrame({"user_id": users, "item_id": items, "rating": answers.flatten().tolist()})
+    table.write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "evaluate.yaml").write_text(QUESTIONNAIRE)
+    figures = run(tmp_path)["shots"]
+    assert figures["1"]["best_baseline_name"] == "ALS"
+    assert figures["5"]["best_baseline"] < 0.9 * figures["5"]["default"]
 
 
 def test_fixed_episodes_are_read_off_the_given_rows(world) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from pipelines import nightly
 from pipelines.loading import load
-from pipelines.meta_training import parts_of
+from pipelines.meta_training import parts_of, share_held_out
 from pipelines.settings import NightSettings, TrainingSettings
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.maml import MAML
@@ -212,13 +212,51 @@ def test_how_many_trainings_there_are(
     sizes = Sizes(FeatureSizes(), FeatureSizes(items))
     training = TrainingSettings(validation_share=share, folds=folds)
     ids = pl.Series("user_id", range(users), dtype=pl.Int64)
-    several = parts_of(training, LadderedMAML(sizes, dim=4, largest=9, regressed=9), ids, 7)
+    lengths = torch.ones(users, dtype=torch.int64)
+    several = parts_of(training, LadderedMAML(sizes, dim=4, largest=9, regressed=9), ids, lengths, 7)
     assert len(several) == expected
     # A learner whose mean says nothing is trained once.
-    ((train, held_out),) = parts_of(training, MAML(sizes, dim=4), ids, 7)
+    ((train, held_out),) = parts_of(training, MAML(sizes, dim=4), ids, lengths, 7)
     once = split_users(ids, share, 7)
     assert torch.equal(train, once[0])
     assert torch.equal(held_out, once[1])
+
+
+def test_where_the_newest_half_settles_there_are_several_trainings_of_twice_as_many_users() -> None:
+    learner = LadderedMAML(Sizes(FeatureSizes(), FeatureSizes(20_000)), dim=4, largest=9, regressed=9)
+
+    def trainings(users: int, *, in_time: bool) -> int:
+        ids = pl.Series("user_id", range(users), dtype=pl.Int64)
+        lengths = torch.ones(users, dtype=torch.int64)
+        return len(parts_of(TrainingSettings(), learner, ids, lengths, 7, in_time=in_time))
+
+    assert [trainings(users, in_time=True) for users in (2_000, 3_999, 4_000)] == [5, 5, 1]
+    assert trainings(2_000, in_time=False) == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "expected"),
+    [
+        (0.05, "auto", 0.05),
+        (0.05, 1, 0.05),
+        (0.05, 5, 0.1),  # half of the users have as many
+        (0.05, 10, 0.2),  # a tenth of them: not half of these
+        (0.05, 11, 0.2),  # nobody
+        (0.3, 10, 0.3),
+    ],
+)
+def test_of_users_like_those_judged_as_many_are_held_out_as_of_everybody_would_be(
+    share: float, least: int | str, expected: float
+) -> None:
+    lengths = torch.tensor([1] * 5000 + [5] * 4000 + [10] * 1000)
+    training = TrainingSettings(validation_share=share, min_history=least)
+    assert share_held_out(training, lengths) == pytest.approx(expected)
+    ids = pl.Series("user_id", range(10_000), dtype=pl.Int64)
+    learner = MAML(Sizes(FeatureSizes(), FeatureSizes(20)), dim=4)
+    ((train, held_out),) = parts_of(training, learner, ids, lengths, 7)
+    assert len(held_out) == pytest.approx(expected * 10_000, rel=0.1)
+    # Whom a champion is compared on trains no challenger.
+    assert not torch.isin(train, split_users(ids, share, 7)[1]).any()
 
 
 def test_what_foretells_is_fitted_at_moments_and_not_meta_trained(
