@@ -36,7 +36,7 @@ _SETTLED, _DRAWS = 4000, 8
 # Trainings that hold out a part of the users each, where fewer than enough would settle a single one or it is short; twice as
 # many where users are so few that a fifth less of them tells.
 _FOLDS, _FEWEST_FOLDED, _VERY_FEW, _ENOUGH = 5, 25, 500, 100
-_MOST_HELD_OUT = 0.2  # of the users of a single training, where few of those held out are trained on
+_MOST_HELD_OUT = 0.2  # of the users of a single training, unless the settings say more
 _SHORT = 10_000  # users, and items, of a training that takes minutes
 
 
@@ -162,7 +162,7 @@ def share_held_out(training: TrainingSettings, lengths: torch.Tensor) -> float:
     """The share of the users that a single training is judged and settled by.
 
     Where only those with some history are trained on, as many of these as the settings hold out of everybody, but not more than
-    a fifth unless they say so: of a few thousand a twentieth would say too little. Whom the settings hold out is among them.
+    a fifth unless they say so: of a few thousand a twentieth would say too little. All that the settings hold out are among them.
     lengths: of ``parts_of``.
     """
     share, least = training.validation_share, training.min_history
