@@ -37,6 +37,7 @@ _SETTLED, _DRAWS = 4000, 8
 # many where users are so few that a fifth less of them tells.
 _FOLDS, _FEWEST_FOLDED, _VERY_FEW, _ENOUGH = 5, 25, 500, 100
 _MOST_HELD_OUT = 0.2  # of the users of a single training, unless the settings say more
+_SETTLING = 900  # users that settle a single training, where a fifth is as many
 _SHORT = 10_000  # users, and items, of a training that takes minutes
 
 
@@ -154,20 +155,22 @@ def parts_of(
         worth_it = users < enough / share or max(users, items) < _SHORT
         folds = (2 * _FOLDS if users < _VERY_FEW else _FOLDS) if users >= _FEWEST_FOLDED and worth_it else 1
     if folds == 1 or not learner.averaged:
-        return [split_users(user_ids, share_held_out(training, lengths), seed)]
+        fewest = _SETTLING if learner.averaged else 0
+        return [split_users(user_ids, share_held_out(training, lengths, fewest), seed)]
     return split_folds(user_ids, share, folds, seed)
 
 
-def share_held_out(training: TrainingSettings, lengths: torch.Tensor) -> float:
+def share_held_out(training: TrainingSettings, lengths: torch.Tensor, fewest: int = 0) -> float:
     """The share of the users that a single training is judged and settled by.
 
-    Where only those with some history are trained on, as many of these as the settings hold out of everybody, but not more than
-    a fifth unless they say so: of a few thousand a twentieth would say too little. All that the settings hold out are among them.
+    Where only those with some history are trained on, as many of these as the settings hold out of everybody, and no fewer than
+    ``fewest``, but not more than a fifth unless they say so: of a few thousand a twentieth would say too little. All that the
+    settings hold out are among them.
     lengths: of ``parts_of``.
     """
     share, least = training.validation_share, training.min_history
     alike = len(lengths) if least == "auto" else int((lengths >= least).sum())
-    return max(share, min(share * len(lengths) / max(alike, 1), _MOST_HELD_OUT))
+    return max(share, min(max(share * len(lengths), fewest) / max(alike, 1), _MOST_HELD_OUT))
 
 
 def trained(

@@ -324,7 +324,8 @@ class TrainingSettings(Settings):
     validation_share: OpenShare = Field(
         default=0.05,
         description="share of the training users held out to judge epochs and champions; of several folds none trains on it."
-        " Where min_history leaves users out, a single training holds out as many of the others, a fifth of them at most",
+        " A single training holds out as many as this share of everybody where min_history leaves users out, and 900 where a"
+        " learner settles something by them (the default for events does), at most a fifth of those it learns from",
     )
     folds: PositiveInt | Literal["auto"] = Field(
         default="auto",

@@ -286,3 +286,20 @@ def test_what_foretells_is_fitted_at_moments_and_not_meta_trained(
     assert learner.forecast[1:].any()
     _, model, _ = trained(clicks, *night, ("learner", choice % "maml.MAML"))
     assert model.metrics["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("users", "expected"),
+    [(3_000, 0.2), (6_000, 0.15), (18_000, 0.05), (40_000, 0.05)],  # 600, 900, 900, 2,000 users
+)
+def test_what_a_single_training_settles_it_settles_by_hundreds_of_users(users: int, expected: float) -> None:
+    training, lengths = TrainingSettings(), torch.ones(users, dtype=torch.int64)
+    ids = pl.Series("user_id", range(users), dtype=pl.Int64)
+    many = Sizes(FeatureSizes(), FeatureSizes(20_000))  # items, so that there is one training
+    learner = LadderedMAML(many, dim=4, largest=9, regressed=9)
+    ((train, held_out),) = parts_of(training, learner, ids, lengths, 7)
+    assert len(held_out) == pytest.approx(expected * users, rel=0.1)
+    assert len(train) + len(held_out) == users
+    # Nothing is settled: a twentieth stops it.
+    ((_, few),) = parts_of(training, MAML(many, dim=4), ids, lengths, 7)
+    assert len(few) == pytest.approx(0.05 * users, rel=0.2)
