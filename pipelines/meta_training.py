@@ -18,7 +18,15 @@ from pipelines.starting import importing
 from recsys_meta import ingest
 from recsys_meta.adaptation.recommend import out_of_memory
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import CatalogueClock, MomentSplits, newcomer_moments, split_folds, split_users
+from recsys_meta.episodes import (
+    CatalogueClock,
+    MomentSplits,
+    met_by_others,
+    newcomer_moments,
+    select,
+    split_folds,
+    split_users,
+)
 from recsys_meta.tensors import Features, Histories
 from recsys_meta.training.bundle import Bundle
 
@@ -205,7 +213,7 @@ def trained(
     learner.fit_statistics(histories.take(train), known.clock.at(None))
     if warm is not None:
         learner.continue_from(warm.learner.state_dict())
-    drawing = (learner, histories, known.users, known.user_ids)
+    drawing = (learner, asked_of(story, learner, known, train), known.users, known.user_ids)
     judge = partial(validation_of, story, *drawing, known.clock_without(held_out), listed=known.listed)
 
     def drawn(story: Story) -> Sampler:
@@ -252,6 +260,17 @@ def trained(
     most = -(-episodes // users_per_step(story.training, len(judges)))
     in_time = story.split != "random"
     return Trained(Judged(learner, settling[: min(once, most)], settling[once:], in_time), report)
+
+
+def asked_of(story: Story, learner: Learner, known: Known, train: torch.Tensor) -> Histories:
+    """What episodes are drawn from: where all items are ranked and time is unknown, not what nobody else met of those trained on.
+
+    Who is served is asked for nothing of the kind, for what nobody met is no candidate. That it is chosen nevertheless would tell
+    that popularity repels, as soon as a user's own choice is taken out of it. (Episodes around moments see to that themselves,
+    lists come as they are, and where the query comes later it brought nothing, see docs/new-sets.md.)
+    """
+    whole = learner.whole_catalogue and known.listed is None and story.split == "random"
+    return select(known.histories, met_by_others(known.histories, train)) if whole else known.histories
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -72,6 +72,19 @@ def is_first(histories: Histories) -> Tensor:
     return first
 
 
+def met_by_others(histories: Histories, known: Tensor) -> Tensor:
+    """Whether another one of some users met the item of an interaction, [M] bool. known: the rows of these users."""
+    among = torch.zeros(len(histories.lengths), dtype=torch.bool).index_fill(0, known, True)[
+        histories.owners()
+    ]
+    if not len(among):
+        return among
+    users = torch.bincount(
+        histories.items[among & is_first(histories)], minlength=int(histories.items.max()) + 1
+    )
+    return users[histories.items] > among.long()
+
+
 def _values(interactions: pl.DataFrame) -> pl.Series:
     if VALUE in interactions.columns:
         return _complete(interactions[VALUE]).cast(pl.Float32)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.episodes import group, head, is_first, newest, select
+from recsys_meta.episodes import group, head, is_first, met_by_others, newest, select
 from recsys_meta.tables import INSTANT
 from recsys_meta.tensors import Histories
 
@@ -119,6 +119,17 @@ def test_exactly_the_first_interaction_with_an_item_is_first(events: list[tuple[
         wanted.append(pair not in seen)
         seen.add(pair)
     assert is_first(histories).tolist() == wanted
+
+
+@given(events=EVENTS, known=st.sets(st.integers(0, len(USERS) - 1)))
+@settings(deadline=None, max_examples=60)
+def test_who_is_known_otherwise_is_counted_once_and_not_oneself(
+    events: list[tuple[str, int, int]], known: set[int]
+) -> None:
+    histories = group(table(events), USERS, ITEMS)
+    pairs = list(zip(histories.owners().tolist(), histories.items.tolist(), strict=True))
+    wanted = [any(i == item and u != user and u in known for u, i in pairs) for user, item in pairs]
+    assert met_by_others(histories, torch.tensor(sorted(known), dtype=torch.int64)).tolist() == wanted
 
 
 def test_a_million_interactions_are_grouped_without_losing_one() -> None:

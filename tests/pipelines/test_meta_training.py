@@ -1,6 +1,7 @@
 """One training, or where users are few several, each judged by users that it was not trained on."""
 
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from pipelines.meta_training import parts_of, share_held_out
 from pipelines.settings import NightSettings, TrainingSettings
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.maml import MAML
-from recsys_meta.episodes import MomentSplits, split_users, user_keys
+from recsys_meta.episodes import MomentSplits, RandomSplits, split_users, user_keys
 from recsys_meta.ingest import InputError
-from recsys_meta.tensors import FeatureSizes, Sizes
+from recsys_meta.tensors import EpisodeBatch, FeatureSizes, Sizes
 from recsys_meta.training import fitting, settling
 
 USERS = 90
@@ -303,3 +304,35 @@ def test_what_a_single_training_settles_it_settles_by_hundreds_of_users(users: i
     # Nothing is settled: a twentieth stops it.
     ((_, few),) = parts_of(training, MAML(many, dim=4), ids, lengths, 7)
     assert len(few) == pytest.approx(0.05 * users, rel=0.2)
+
+
+def test_no_episode_asks_for_what_nobody_else_of_those_trained_on_met(
+    clicks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Everybody clicks on one thing that nobody else has met, before all others.
+    table = pl.read_parquet(clicks / "clicks.parquet")
+    own = pl.DataFrame({"user_id": range(USERS)}).with_columns(
+        item_id=pl.format("own{}", "user_id"), at=datetime(2026, 2, 1, tzinfo=UTC)
+    )
+    pl.concat([own.cast(table.schema), table]).write_parquet(clicks / "clicks.parquet")
+    drawn: list[EpisodeBatch] = []
+    epoch = RandomSplits.epoch
+
+    def watched(sampler: RandomSplits, number: int) -> Iterator[EpisodeBatch]:
+        for batch in epoch(sampler, number):
+            drawn.append(batch)
+            yield batch
+
+    monkeypatch.setattr(RandomSplits, "epoch", watched)
+    run, _, training = trained(clicks, ("training.split", "random"), ("training.folds", "1"))
+    names = run.read().item_ids.to_list()
+    asked = {
+        names[int(examples.items[row, place])]
+        for batch in drawn
+        for examples in (batch.support, batch.query)
+        for row, place in examples.mask.nonzero().tolist()
+    }
+    assert asked == {name for name in names if not name.startswith("own")}
+    # They are counted nevertheless, and may be recommended.
+    assert len(names) > USERS
+    assert len(training) > len(asked)
