@@ -13,6 +13,14 @@ its choices G becomes G - x x^T, and (J. Sherman, W. Morrison, Ann. Math. Statis
     P becomes P + h h^T / (1 - x . h),   h = P x
 
 so that every training user is served as if it had never been seen, for the price of one product with P.
+
+P is dense: of 30,000 items it would take 3.6 GB. Where fewer users than that chose two things or more it follows from a matrix of
+these users (M. Woodbury 1950). With L = ridge I + how often each item was somebody's only choice, on the diagonal, and X the
+others' choices,
+
+    P = L^-1 - L^-1 X^T (I + X L^-1 X^T)^-1 X L^-1
+
+Only where both are many the least chosen items are left out.
 """
 
 import torch
@@ -24,6 +32,7 @@ from recsys_meta.models.score_spread import spread_of
 from recsys_meta.tensors import Catalogue, Histories
 
 _LEFT = 1e-3  # least of 1 - x . h: choices that were counted in part cannot be taken out as a whole
+_COLUMNS = 1024  # items of which the diagonal is read off at a time
 
 
 class ItemRegression(nn.Module):
@@ -32,26 +41,44 @@ class ItemRegression(nn.Module):
     Args:
         ids: rows of the vocabulary.
         ridge: lambda of the paper; above 0.
-        largest: fits only so many items, those that can be recommended first, then the most chosen: 6,000 take 144 MB. The
-            others score 0 and tell nothing.
+        largest: rows of the largest matrix to invert; 6,000 take 144 MB. Of more items, and more users with two choices or more,
+            it fits only so many items, those that can be recommended first, then the most chosen: the others score 0 and tell
+            nothing.
     """
 
     place: Tensor  # [ids] int64: the row of each id among the N items fitted; N for those left out
-    inverse: Tensor  # [N + 1, N + 1]: P, and 1 for those left out
+    inverse: Tensor  # [N + 1, N + 1]: P, and 1 for those left out; or [R, R], (I + X L^-1 X^T)^-1 of R users
+    diagonal: Tensor  # [N + 1]: of P
+    choices: Tensor  # [2, M] int64: user and item of the ones of X, sorted; [2, 0] where ``inverse`` is P
+    by_item: Tensor  # [2, M] int64: item and user of the same
+    ridges: Tensor  # [N + 1]: the diagonal of L
     spread: Tensor  # []: the unit of scores
 
     def __init__(self, ids: int, *, ridge: float = 300.0, largest: int = 6000) -> None:
         super().__init__()
-        self.ridge = ridge
+        self.ridge, self.largest = ridge, largest
         items = min(ids, largest)
         self.register_buffer("place", torch.full((ids,), items))
         self.register_buffer("inverse", torch.eye(items + 1))
+        self.register_buffer("diagonal", torch.ones(items + 1))
+        self.register_buffer("choices", torch.zeros(2, 0, dtype=torch.int64))
+        self.register_buffer("by_item", torch.zeros(2, 0, dtype=torch.int64))
+        self.register_buffer("ridges", torch.full((items + 1,), ridge))
         self.register_buffer("spread", torch.ones(()))
 
     def fit(self, histories: Histories, catalogue: Catalogue) -> None:
         """Inverts in float64. Values above 0 are choices."""
         chosen = incidence(histories, catalogue, len(self.place))
-        items, times = len(self.inverse) - 1, chosen.sum(0).to_dense()
+        several = torch.bincount(chosen.indices()[0], minlength=len(chosen)) > 1
+        if len(self.place) > self.largest and 0 < int(several.sum()) <= self.largest:
+            self._fit_users(chosen, several)
+        else:
+            self._fit_items(chosen, catalogue)
+        self.spread.fill_(1.0)
+        self.spread.copy_(spread_of(chosen, self.scores))
+
+    def _fit_items(self, chosen: Tensor, catalogue: Catalogue) -> None:
+        times, items = chosen.sum(0).to_dense(), min(len(self.place), self.largest)
         eligible = torch.zeros_like(times).index_fill(0, catalogue.features.ids[catalogue.eligible], 1.0)
         worth = times + len(chosen) * (eligible * (times > 0))  # more than any count
         everything = items == len(times)
@@ -60,9 +87,38 @@ class ItemRegression(nn.Module):
         of_kept = chosen.index_select(1, kept)
         gram = sparse_product(of_kept.T, of_kept).to(torch.float64)
         gram.diagonal().add_(self.ridge)
+        self.inverse = torch.eye(items + 1)
         self.inverse[:items, :items] = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        self.spread.fill_(1.0)
-        self.spread.copy_(spread_of(chosen, self.scores))
+        self.diagonal = self.inverse.diagonal().clone()
+        self.ridges = torch.full((items + 1,), self.ridge)
+        self.choices = self.by_item = torch.zeros(2, 0, dtype=torch.int64)
+
+    def _fit_users(self, chosen: Tensor, several: Tensor) -> None:
+        """several: [U] bool, who chose two things or more."""
+        items = len(self.place)
+        owners, ids = chosen.indices()
+        alone = ~several[owners]
+        ridges = torch.bincount(ids[alone], minlength=items + 1) + torch.tensor(self.ridge).double()
+        self.place.copy_(torch.arange(items))
+        rows = several.cumsum(0) - 1
+        self.choices = torch.stack([rows[owners[~alone]], ids[~alone]])
+        self.by_item = self.choices[:, self.choices[1].argsort(stable=True)].flip(0)
+        users = int(several.sum())
+        weighted = _sparse(self.choices, (users, items + 1), ridges[self.choices[1]].rsqrt())
+        met = sparse_product(weighted, weighted.T)
+        met.diagonal().add_(1.0)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(met))
+        explained = torch.zeros_like(ridges)  # the diagonal of X^T (I + X L^-1 X^T)^-1 X
+        bounds = torch.searchsorted(self.by_item[0].contiguous(), torch.arange(0, items + _COLUMNS, _COLUMNS))
+        for number, (some, of_users) in enumerate(
+            zip(*(row.split(bounds.diff().tolist()) for row in self.by_item), strict=True)
+        ):
+            places = some - number * _COLUMNS
+            ones = torch.ones(len(some), dtype=torch.float64)
+            block = _sparse(torch.stack([places, of_users]), (_COLUMNS, users), ones) @ inverse
+            explained.index_add_(0, some, block[places, of_users])
+        self.inverse, self.ridges = inverse.float(), ridges.float()
+        self.diagonal = (1 / ridges - explained / ridges.square()).float()
 
     @torch.no_grad()
     def scores(self, ids: Tensor, mask: Tensor, own: Tensor | None = None) -> Tensor:
@@ -71,23 +127,51 @@ class ItemRegression(nn.Module):
 
         own: [T, ids], 1 where the task's user chose the item and is among those counted; None: it is not.
         """
-        tasks, items = len(ids), len(self.inverse) - 1
+        tasks, items = len(ids), len(self.diagonal) - 1
         if not ids.shape[1]:
             return self.inverse.new_zeros(tasks, len(self.place))
         rows = self.place[ids]
         weights = (mask & (rows < items)).to(self.inverse.dtype)
-        starts = torch.arange(tasks, device=ids.device) * ids.shape[1]
-        sums = embedding_bag(
-            rows.flatten(), self.inverse, starts, mode="sum", per_sample_weights=weights.flatten()
-        )
-        diagonal = self.inverse.diagonal()
+        sums, diagonal = self._of_support(rows, weights), self.diagonal
         if own is not None:
             chosen = torch.zeros_like(sums).scatter_add(1, self.place.expand(tasks, -1), own.to(sums.dtype))
             chosen[:, items] = 0
-            explained = chosen @ self.inverse
+            explained = self._times(chosen)
             left = (1 - (chosen * explained).sum(1, keepdim=True)).clamp(min=_LEFT)
             shared = (explained.gather(1, rows) * weights).sum(1, keepdim=True)
             sums = sums + shared / left * explained
             diagonal = diagonal + explained.square() / left
         scores = sums.div_(diagonal * -self.spread).scatter_add_(1, rows, weights / self.spread)
         return scores[:, :-1] if items == len(self.place) else scores[:, self.place]
+
+    def _of_support(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """The sums of P's rows, [T, N + 1]. rows, weights: [T, S]."""
+        if self.choices.shape[1]:
+            return self._times(weights.new_zeros(len(rows), len(self.diagonal)).scatter_add(1, rows, weights))
+        starts = torch.arange(len(rows), device=rows.device) * rows.shape[1]
+        return embedding_bag(
+            rows.flatten(), self.inverse, starts, mode="sum", per_sample_weights=weights.flatten()
+        )
+
+    def _times(self, chosen: Tensor) -> Tensor:
+        """The product with P, [T, N + 1]. chosen: [T, N + 1]."""
+        if not self.choices.shape[1]:
+            return chosen @ self.inverse
+        users, items, ones = len(self.inverse), len(self.diagonal), chosen.new_ones(self.choices.shape[1])
+        scaled = chosen / self.ridges
+        met = _sparse(self.choices, (users, items), ones) @ scaled.T.contiguous()
+        explained = _sparse(self.by_item, (items, users), ones) @ (self.inverse @ met)
+        return scaled - explained.T / self.ridges
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Which matrix is inverted, and of how many, hangs on what was fitted."""
+        for name, here in self.named_buffers():
+            there = state_dict.get(prefix + name)
+            if there is not None and there.shape != here.shape:
+                setattr(self, name, here.new_empty(there.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _sparse(places: Tensor, shape: tuple[int, int], values: Tensor) -> Tensor:
+    """A sparse matrix. places: [2, M], sorted, each once; values: [M]."""
+    return torch.sparse_coo_tensor(places, values, shape, is_coalesced=True, check_invariants=False)

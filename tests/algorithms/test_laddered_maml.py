@@ -74,7 +74,7 @@ def test_refitting_moves_the_counts_and_nothing_else() -> None:
     learner.refit_statistics(EVENTS, WORLD.catalogue)
     moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
     of_factors = {"implicit.factor", "implicit.precision", "implicit.spread"}
-    of_regression = {"regression.inverse", "regression.spread"}
+    of_regression = {"regression.inverse", "regression.diagonal", "regression.spread"}
     counts = {"cooccurrence.occurrences", "cooccurrence.pairs"}
     assert moved == {f"known.{name}" for name in counts | of_factors | of_regression}
 

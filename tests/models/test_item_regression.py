@@ -5,18 +5,27 @@ import torch
 from toy_world import episodes, histories, toy_world
 
 from recsys_meta.baselines.ease import EASE
+from recsys_meta.episodes import select
 from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.tensors import Histories
 
 WORLD = toy_world()
 EVENTS = histories(WORLD, torch.arange(120), implicit=True)
 IDS = WORLD.sizes.item.ids
+SEVERAL = 18  # of the few users below, who chose two things or more
 
 
 def fitted(some: Histories = EVENTS, *, largest: int = 6000, ridge: float = 3.0) -> ItemRegression:
     regression = ItemRegression(IDS, ridge=ridge, largest=largest)
     regression.fit(some, WORLD.catalogue)
     return regression
+
+
+def few_users() -> Histories:
+    """Fewer than there are items; the last ten of them with one choice each."""
+    some = EVENTS.take(torch.arange(30))
+    place = torch.arange(len(some.items)) - torch.repeat_interleave(some.offsets[:-1], some.lengths)
+    return select(some, (some.owners() < 20) | (place == 0))
 
 
 def support() -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,6 +65,39 @@ def test_a_user_taken_out_is_served_by_the_regression_of_all_others(largest: int
         assert (knowing - expected).abs().max() > 1e-3
         compared += 1
     assert compared > 5
+
+
+def test_few_users_of_many_items_give_the_regression_of_all_items() -> None:
+    ids, mask = support()
+    by_users, by_items = (fitted(few_users(), largest=largest) for largest in (SEVERAL, IDS))
+    assert by_users.inverse.shape == (SEVERAL, SEVERAL)
+    torch.testing.assert_close(by_users.diagonal[:IDS], by_items.diagonal[:IDS])
+    torch.testing.assert_close(by_users.spread, by_items.spread)
+    torch.testing.assert_close(by_users.scores(ids, mask), by_items.scores(ids, mask), rtol=1e-4, atol=1e-5)
+    for user in (3, 25):  # one of those with several choices, and one with a single one
+        own = torch.zeros(len(ids), IDS)
+        own[:, WORLD.catalogue.features.ids[few_users().take(torch.tensor([user])).items]] = 1.0
+        without, expected = by_users.scores(ids, mask, own), by_items.scores(ids, mask, own)
+        torch.testing.assert_close(without, expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(without, by_users.scores(ids, mask), atol=1e-3)
+
+
+def test_more_users_than_can_be_inverted_leave_out_the_least_chosen_items() -> None:
+    regression = fitted(few_users(), largest=SEVERAL - 1)
+    assert regression.choices.shape == (2, 0)
+    assert int((regression.place == SEVERAL - 1).sum()) == IDS - (SEVERAL - 1)
+
+
+@pytest.mark.parametrize("largest", [IDS, SEVERAL, SEVERAL - 1])
+def test_what_was_fitted_is_loaded_whatever_its_size(largest: int) -> None:
+    ids, mask = support()
+    regression = fitted(few_users(), largest=largest)
+    loaded = ItemRegression(IDS, ridge=3.0, largest=largest)
+    loaded.load_state_dict(regression.state_dict())
+    torch.testing.assert_close(loaded.scores(ids, mask), regression.scores(ids, mask), rtol=0, atol=0)
+    regression.fit(EVENTS, WORLD.catalogue)
+    again = fitted(EVENTS, largest=largest)
+    torch.testing.assert_close(regression.scores(ids, mask), again.scores(ids, mask), rtol=0, atol=0)
 
 
 def test_a_users_other_choices_look_better_to_a_regression_that_knows_them() -> None:
