@@ -49,6 +49,11 @@ class Laddered(Learner):
         self.whole_catalogue = self.chosen.whole_catalogue
         self.negatives = self.chosen.negatives
 
+    def choose(
+        self, histories: Histories, catalogue: Catalogue, earlier: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.chosen.choose(histories, catalogue, None if earlier is None else _of_chosen(earlier))
+
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Of the chosen one; and so on."""
         self.chosen.fit_statistics(histories, catalogue)
@@ -67,7 +72,7 @@ class Laddered(Learner):
         self.chosen.settle(gains, of_fellows)
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:
-        self.chosen.continue_from({name.removeprefix("chosen."): value for name, value in state.items()})
+        self.chosen.continue_from(_of_chosen(state))
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         return self.chosen.encode(catalogue)
@@ -98,3 +103,7 @@ class Laddered(Learner):
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Of the chosen one."""
         return self.chosen.parameter_groups(weight_decay)
+
+
+def _of_chosen(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("chosen."): value for name, value in state.items()}

@@ -16,9 +16,9 @@ contribution taken out of popularity, of the cosines (see ``models.cooccurrence`
 (see ``models.implicit_factors``): without that each looks too good, and its weight grows too large, the more so the fewer users.
 
 The query loss speaks of everything that a user chose, a list of ten only of what stands on top. The loss leans towards the
-latter (a power mean over the chances of what was chosen, see ``models.losses``), and how much of phi_u - theta and of the learned
-trust in EASE is kept, and how much more or less iALS and popularity count, is settled after meta-training by the NDCG@10 of users
-not trained on. Where users are few, the loss on its own gives iALS too little.
+latter (a power mean over the chances of what was chosen, see ``models.losses``), and how much of phi_u - theta is kept, and how
+much more or less iALS, EASE and popularity count, is settled after meta-training by the NDCG@10 of users not trained on. Where
+users are few, the loss on its own gives iALS and EASE too little.
 
 What suits most data sets before anything is learned is known as well: weights of the same parts, with log popularity for bias_i,
 read off development draws of seven of them (docs/new-sets.md). Where few users are there to settle what was learned, a quarter of
@@ -57,9 +57,13 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
-_LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation, or the learned trust in EASE; plus nothing
-_OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))  # the same of that in iALS
+_LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation; plus nothing
+_OTHER_TRUST = (
+    *_LESS,
+    *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)),
+)  # the same of the trust in iALS, or in EASE
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
+_RIDGE = 300.0  # of EASE, unless another one is better
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
 _ENOUGH_USERS = 300  # to settle by
 _SHARE_OF_FEW = 0.25  # of what was learned, where there are fewer, beside what is usual
@@ -102,7 +106,7 @@ class LadderedMAML(MAML):
         loss: one that ranks; see ``models.losses``.
         neighbours, largest: of ``Cooccurrence``.
         factors: of ``ImplicitFactors``.
-        ridge, regressed: of ``ItemRegression``, its ``ridge`` and ``largest``.
+        ridge, regressed: of ``ItemRegression``, its ``ridge`` and ``largest``; no ridge: the users to train on choose it.
         prior_decay: weight decay of item biases and of what is known of users: what is not said again and again falls back
             to popularity.
         vector_decay: weight decay of the item vectors.
@@ -140,7 +144,7 @@ class LadderedMAML(MAML):
         largest: int = 6000,
         neighbours: int = 300,
         factors: int = 64,
-        ridge: float = 300.0,
+        ridge: float | None = None,
         regressed: int = 6000,
         prior_decay: float = 5.0,
         vector_decay: float = 1.0,
@@ -163,8 +167,9 @@ class LadderedMAML(MAML):
         self.known = _Known(
             Cooccurrence(self.vocabulary, largest=largest, neighbours=neighbours),
             ImplicitFactors(self.vocabulary, factors=factors),
-            ItemRegression(self.vocabulary, ridge=ridge, largest=regressed),
+            ItemRegression(self.vocabulary, ridge=_RIDGE if ridge is None else ridge, largest=regressed),
         )
+        self.ridge_is_chosen = ridge is None
         self.bias_curve = ShotCurve(1.0)
         self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.7)
@@ -186,6 +191,16 @@ class LadderedMAML(MAML):
         if isinstance(self.head, LinearHead):  # noise would only hide what the ladder knows
             for weight in self.head.parameters():
                 nn.init.zeros_(weight)
+
+    def choose(
+        self, histories: Histories, catalogue: Catalogue, earlier: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """The ridge of EASE."""
+        regression, name = self.known.regression, "known.regression.ridge"
+        if earlier is not None and name in earlier:
+            regression.ridge.copy_(earlier[name])
+        elif self.ridge_is_chosen and self.vocabulary > 1:
+            regression.choose_ridge(histories, catalogue)
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Counts who was chosen together with whom, and factorizes it."""
@@ -224,9 +239,9 @@ class LadderedMAML(MAML):
         self.learned_curve.values.fill_(1.0)
 
     def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
-        """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation and of the
-        trust in EASE is kept and how much iALS and item biases count; the same for all fellows. Where users are few, it leans
-        on what is usual besides.
+        """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation is kept
+        and how much iALS, EASE and item biases count; the same for all fellows. Where users are few, it leans on what is usual
+        besides.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
         the best, both where users weigh alike and where they weigh as much as they want, a list of ten at most: the many who
@@ -257,7 +272,7 @@ class LadderedMAML(MAML):
             settle_curve("kept_curve", _LESS)
         if self.vocabulary > 1:
             settle_curve("factor_curve", _OTHER_TRUST)
-            settle_curve("regression_curve", _LESS)
+            settle_curve("regression_curve", _OTHER_TRUST)
             settle_curve("bias_curve", _OTHER_BIAS)
         if self.vocabulary > 1 and self.item_bias.ids is not None:
             _lean_on_the_usual([one.learned_curve for one in together], gains)
