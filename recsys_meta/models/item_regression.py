@@ -181,6 +181,8 @@ class ItemRegression(nn.Module):
         total, number = torch.zeros(len(tasks)), torch.zeros(len(tasks))
         for shots in _SHOTS:
             able = (tasks.sum(1) > shots).nonzero().squeeze(1)
+            if not len(able):
+                break
             found = []
             for rows in torch.split(able, max(_SCORED // tasks.shape[1], 16)):
                 own, support = tasks[rows], order[rows].topk(shots).indices
@@ -194,10 +196,9 @@ class ItemRegression(nn.Module):
                     (scores + weight * popularity + left_out).topk(len(discounts)) for weight in _POPULARITY
                 ]
                 found.append(torch.stack([wanted.gather(1, top.indices) @ discounts / ideal for top in tops]))
-            if found:
-                of_all = torch.cat(found, 1)
-                total[able] += of_all[of_all.mean(1).argmax()]
-                number[able] += 1
+            of_all = torch.cat(found, 1)
+            total[able] += of_all[of_all.mean(1).argmax()]
+            number[able] += 1
         return total / number
 
     @torch.no_grad()
