@@ -42,7 +42,8 @@ _COLUMNS = 1024  # items of which the diagonal is read off at a time
 _RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)  # to choose from
 _SHOTS = (1, 3, 10)  # choices that those who choose are served from
 _POPULARITY = (1e-6, 0.1, 0.3, 1.0, 3.0)  # weights of log popularity to go with them
-_SCORED, _FEWEST, _MOST, _CUTOFF = 2**23, 30, 600, 10  # scores at a time; users who choose; of the NDCG
+_SCORED, _CUTOFF = 2**23, 10  # scores at a time; of the NDCG
+_FEWEST, _MOST, _CHOICES = 30, 600, 2**26  # users who choose, and what a table of their choices may hold
 
 
 class ItemRegression(nn.Module):
@@ -90,20 +91,22 @@ class ItemRegression(nn.Module):
         It stays what it is unless another one gains more than a standard error, and where too few users could say.
         """
         chosen = incidence(histories, catalogue, len(self.place))
-        counted, start, best = self._counted(chosen, catalogue), float(self.ridge), 0.0
-        tasks = _tasks_of(chosen)
-        ridges = (
-            (start, *(ridge for ridge in _RIDGES if ridge != start)) if len(tasks) >= _FEWEST else (start,)
-        )
-        found, kept = start, torch.empty(0)
-        for ridge in ridges:
+        times, start = chosen.sum(0).to_dense(), self.ridge.item()
+        tasks = _tasks_of(chosen, times)
+        if len(tasks) < _FEWEST:
+            return
+        counted = self._counted(chosen, catalogue)
+
+        def served(ridge: float) -> Tensor:
             self.ridge.fill_(ridge)
             self._invert(counted)
             self._put_in_units(chosen)
-            served = self._served(tasks, chosen.sum(0).to_dense())
-            kept = served if ridge == start else kept
-            gained = served - kept
-            gain = float(gained.mean() - gained.std() / math.sqrt(len(gained))) if len(gained) > 1 else 0.0
+            return self._served(tasks, times)
+
+        kept, found, best = served(start), start, 0.0
+        for ridge in _RIDGES:
+            gained = served(ridge) - kept
+            gain = float(gained.mean() - gained.std() / math.sqrt(len(gained)))
             if gain > best:
                 found, best = ridge, gain
         self.ridge.fill_(found)
@@ -175,26 +178,24 @@ class ItemRegression(nn.Module):
 
         tasks: [J, ids], 1 where the user chose the item. times: [ids], how often it was chosen.
         """
-        draw = torch.Generator().manual_seed(0)
-        order = torch.rand(tasks.shape, generator=draw) * tasks
+        shared = tasks * (times > 1)
+        order = torch.rand(tasks.shape, generator=torch.Generator().manual_seed(0)) * shared
         discounts = torch.arange(2, _CUTOFF + 2).log2().reciprocal()[: tasks.shape[1]]
         total, number = torch.zeros(len(tasks)), torch.zeros(len(tasks))
         for shots in _SHOTS:
-            able = (tasks.sum(1) > shots).nonzero().squeeze(1)
+            able = (shared.sum(1) > shots).nonzero().squeeze(1)
             if not len(able):
                 break
             found = []
             for rows in torch.split(able, max(_SCORED // tasks.shape[1], 16)):
                 own, support = tasks[rows], order[rows].topk(shots).indices
-                wanted = own.scatter(1, support, 0.0)
+                wanted = shared[rows].scatter(1, support, 0.0)
+                ideal = wanted.topk(len(discounts)).values @ discounts
                 scores = self.scores(support, torch.ones_like(support, dtype=torch.bool), own)
                 popularity = (times - own).log1p()
-                left_out = torch.zeros_like(own).scatter(1, support, -torch.inf)
-                left_out[times - own <= 0] = -torch.inf
-                ideal = wanted.topk(len(discounts)).values @ discounts
-                tops = [
-                    (scores + weight * popularity + left_out).topk(len(discounts)) for weight in _POPULARITY
-                ]
+                out = torch.zeros_like(own).scatter(1, support, -torch.inf)
+                out[times - own <= 0] = -torch.inf
+                tops = [(scores + weight * popularity + out).topk(len(discounts)) for weight in _POPULARITY]
                 found.append(torch.stack([wanted.gather(1, top.indices) @ discounts / ideal for top in tops]))
             of_all = torch.cat(found, 1)
             total[able] += of_all[of_all.mean(1).argmax()]
@@ -253,15 +254,13 @@ class ItemRegression(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _tasks_of(chosen: Tensor) -> Tensor:
-    """Some users with more than one choice that others made too, and these choices alone, [J, ids]. chosen: [U, ids] sparse."""
+def _tasks_of(chosen: Tensor, times: Tensor) -> Tensor:
+    """The choices of some users with more than one that others made too, [J, ids]. chosen: [U, ids] sparse; times: [ids]."""
     owners, ids = chosen.indices()
-    shared = chosen.sum(0).to_dense()[ids] > 1
-    number = torch.bincount(owners[shared], minlength=len(chosen))
-    able = (number > 1).nonzero().squeeze(1)
-    some = able[:: -(-len(able) // _MOST) or 1]
-    tasks = chosen.index_select(0, some).to_dense()
-    return tasks * (chosen.sum(0).to_dense() > 1)
+    shared = torch.bincount(owners[times[ids] > 1], minlength=len(chosen))
+    able = (shared > 1).nonzero().squeeze(1)
+    most = min(max(_CHOICES // len(times), _FEWEST), _MOST)
+    return chosen.index_select(0, able[:: -(-len(able) // most) or 1]).to_dense()
 
 
 def _sparse(places: Tensor, shape: tuple[int, int], values: Tensor) -> Tensor:
