@@ -88,7 +88,7 @@ class ItemRegression(nn.Module):
     def choose_ridge(self, histories: Histories, catalogue: Catalogue) -> None:
         """Sets the ridge to that of some which has the best NDCG@10 for those counted, each left out; ``fit`` is still to follow.
 
-        It stays what it is unless another one gains more than a standard error, and where too few users could say.
+        It stays what it is unless another one gains more than two standard errors, and where too few users could say.
         """
         chosen = incidence(histories, catalogue, len(self.place))
         times, start = chosen.sum(0).to_dense(), self.ridge.item()
@@ -106,7 +106,7 @@ class ItemRegression(nn.Module):
         kept, found, best = served(start), start, 0.0
         for ridge in _RIDGES:
             gained = served(ridge) - kept
-            gain = float(gained.mean() - gained.std() / math.sqrt(len(gained)))
+            gain = float(gained.mean() - 2 * gained.std() / math.sqrt(len(gained)))
             if gain > best:
                 found, best = ridge, gain
         self.ridge.fill_(found)
