@@ -124,7 +124,7 @@ class ItemRegression(nn.Module):
         everything = items == len(times)
         kept = torch.arange(items) if everything else worth.argsort(descending=True, stable=True)[:items]
         self.place.fill_(items)[kept] = torch.arange(items)
-        self.choices = self.by_item = torch.zeros(2, 0, dtype=torch.int64)
+        self.choices, self.by_item = torch.zeros(2, 0).long(), torch.zeros(2, 0).long()
         of_kept = chosen.index_select(1, kept)
         return sparse_product(of_kept.T, of_kept).to(torch.float64)
 
@@ -166,7 +166,7 @@ class ItemRegression(nn.Module):
             ones = torch.ones(len(some), dtype=torch.float64)
             block = _sparse(torch.stack([places, of_users]), (_COLUMNS, users), ones) @ inverse
             explained.index_add_(0, some, block[places, of_users])
-        self.inverse, self.ridges = inverse.float(), ridges.float()
+        self.inverse, self.ridges = inverse.float().contiguous(), ridges.float()
         self.diagonal = (1 / ridges - explained / ridges.square()).float()
 
     def _put_in_units(self, chosen: Tensor) -> None:
@@ -244,14 +244,6 @@ class ItemRegression(nn.Module):
         met = _sparse(self.choices, (users, items), ones) @ scaled.T.contiguous()
         explained = _sparse(self.by_item, (items, users), ones) @ (self.inverse @ met)
         return scaled - explained.T / self.ridges
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        """Which matrix is inverted, and of how many, hangs on what was fitted."""
-        for name, here in self.named_buffers():
-            there = state_dict.get(prefix + name)
-            if there is not None and there.shape != here.shape:
-                setattr(self, name, here.new_empty(there.shape))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _tasks_of(chosen: Tensor, times: Tensor) -> Tensor:
