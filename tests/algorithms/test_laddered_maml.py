@@ -5,7 +5,9 @@ import torch
 from torch.nn.functional import softplus
 from toy_world import episodes, histories, toy_world
 
+from recsys_meta.algorithms.laddered import Laddered
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
+from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples
 
 WORLD = toy_world()
@@ -77,6 +79,27 @@ def test_refitting_moves_the_counts_and_nothing_else() -> None:
     of_regression = {"regression.inverse", "regression.diagonal", "regression.spread"}
     counts = {"cooccurrence.occurrences", "cooccurrence.pairs"}
     assert moved == {f"known.{name}" for name in counts | of_factors | of_regression}
+
+
+def test_the_ridge_is_chosen_once_unless_it_is_said_or_an_earlier_learner_had_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ItemRegression, "choose_ridge", lambda regression, *_: regression.ridge.fill_(1000.0))
+    chosen, said, later = (
+        Laddered(WORLD.sizes, loss="softmax"),
+        LadderedMAML(WORLD.sizes, ridge=50.0),
+        Laddered(WORLD.sizes, loss="softmax"),
+    )
+    chosen.choose(EVENTS, WORLD.catalogue)
+    said.choose(EVENTS, WORLD.catalogue)
+    assert chosen.chosen.known.regression.ridge == 1000
+    assert said.known.regression.ridge == 50
+    chosen.chosen.known.regression.ridge.fill_(100.0)
+    later.choose(EVENTS, WORLD.catalogue, chosen.state_dict())
+    assert later.chosen.known.regression.ridge == 100
+    without_ids = Laddered(WORLD.sizes, loss="softmax", item_ids=False)
+    without_ids.choose(EVENTS, WORLD.catalogue)
+    assert without_ids.chosen.known.regression.ridge == 300
 
 
 def test_a_user_weighs_as_many_examples_as_ndcg_counts() -> None:
