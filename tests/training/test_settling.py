@@ -216,6 +216,23 @@ def test_of_the_trust_in_factors_stays_what_serves_users_not_trained_on(sign: fl
         assert times < 1
 
 
+def test_users_not_trained_on_may_raise_the_trust_in_ease() -> None:
+    def indifferent() -> LadderedMAML:
+        learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+        with torch.no_grad():
+            for curve in (learner.bias_curve, learner.log_curve, learner.regression_curve):
+                curve.values.fill_(0.0)
+        learner.known.implicit.spread.fill_(1e9)  # or more trust in iALS, which is settled before, would do
+        return learner
+
+    settled = indifferent()
+    settle([Judged(settled, validation())])
+    times, plus = best_of(indifferent(), _OTHER_TRUST, "regression_curve")
+    assert times == 1
+    assert plus > 0
+    assert settled.regression_curve.values[1:5].tolist() == [plus] * 4
+
+
 def best_of(
     learner: LadderedMAML, others: tuple[tuple[float, float], ...], curve: str
 ) -> tuple[float, float]:
@@ -237,6 +254,7 @@ def best_of(
 def test_item_biases_count_more_or_less_where_users_not_trained_on_gain(away: float) -> None:
     def biased() -> LadderedMAML:
         learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+        learner.known.regression.spread.fill_(1e9)  # or more trust in EASE would make up for them
         with torch.no_grad():
             learner.bias_curve.values += away
         return learner
