@@ -58,10 +58,7 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation; plus nothing
-_OTHER_TRUST = (
-    *_LESS,
-    *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)),
-)  # the same of the trust in iALS, or in EASE
+_OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))  # the trust in iALS, or EASE
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
 _RIDGE = 300.0  # of EASE, unless another one is better
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything

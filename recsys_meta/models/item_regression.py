@@ -14,16 +14,16 @@ its choices G becomes G - x x^T, and (J. Sherman, W. Morrison, Ann. Math. Statis
 
 so that every training user is served as if it had never been seen, for the price of one product with P.
 
-P is dense: of 30,000 items it would take 3.6 GB. Where fewer users than that chose two things or more it follows from a matrix of
-these users (M. Woodbury 1950). With L = ridge I + how often each item was somebody's only choice, on the diagonal, and X the
+P is dense: of 30,000 items it would take 3.6 GB. Where few users chose two things or more it follows from a matrix of these users
+(M. Woodbury 1950). With L = ridge I + how often each item was somebody's only choice, on the diagonal, and X the
 others' choices,
 
     P = L^-1 - L^-1 X^T (I + X L^-1 X^T)^-1 X L^-1
 
 Only where both are many the least chosen items are left out.
 
-How large the ridge should be hangs on the data: of 2,600 films and of groceries ten times as large a one serves newcomers best as
-of the maintainers of 27,000 packages. Since users can be left out exactly, those counted say which: each of them is served from a
+How large the ridge should be hangs on the data: films want ten times, groceries thirty times the ridge of those who maintain
+packages (docs/ablation.md). Since users can be left out exactly, those counted say which: each of them is served from a
 few of its choices, with popularity beside it, as if it had never been seen.
 """
 
@@ -105,6 +105,8 @@ class ItemRegression(nn.Module):
 
         kept, found, best = served(start), start, 0.0
         for ridge in _RIDGES:
+            if ridge == start:
+                continue
             gained = served(ridge) - kept
             gain = float(gained.mean() - 2 * gained.std() / math.sqrt(len(gained)))
             if gain > best:

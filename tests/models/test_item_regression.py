@@ -107,7 +107,7 @@ def test_what_was_fitted_goes_into_a_bundle_and_out_of_it_whatever_its_size(larg
     torch.testing.assert_close(regression.scores(ids, mask), again.scores(ids, mask), rtol=0, atol=0)
 
 
-def test_the_ridge_that_is_chosen_serves_users_who_were_left_out_best() -> None:
+def test_the_ridge_that_is_chosen_serves_users_better_whom_it_never_saw() -> None:
     def served(ridge: float) -> float:
         """NDCG@10 of regressions without the user, by scikit-learn; with the popularity that suits all best."""
         gains = []
