@@ -241,9 +241,8 @@ class LadderedMAML(MAML):
         besides.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
-        the best, both where users weigh alike and where they weigh as much as they want, a list of ten at most: the many who
-        want one thing may want another one than those who stay. The others stay as learned unless something else gains more
-        than a standard error.
+        the best. The others stay as learned unless something else gains more than a standard error. Both are asked of users who
+        weigh alike and of users who weigh as much as they want, see ``_votes``.
         """
         together = (self, *fellows)
 
@@ -258,11 +257,9 @@ class LadderedMAML(MAML):
         popular, best, most_gained = gains(False), 0.0, 0.0
         for share in _DEPARTURES:
             depart(share)
-            gained = gains(False).values - popular.values
-            of_all = _mean_and_error(gained, popular.users)
-            of_lists = _mean_and_error(gained, popular.users, popular.asked.clamp(max=_CUTOFF))
-            gain = min(of_all[0], of_lists[0])
-            if gain > most_gained and all(mean > 2 * error for mean, error in (of_all, of_lists)):
+            votes = _votes(gains(False).values - popular.values, popular)
+            gain = min(mean for mean, _ in votes)
+            if gain > most_gained and all(mean > 2 * error for mean, error in votes):
                 best, most_gained = share, gain
         depart(best)
         if isinstance(self.head, LinearHead):
@@ -417,7 +414,7 @@ def _settle_curves(
     gains: Callable[[bool], Gains],
 ) -> None:
     """Puts the best of (times, plus) at each group of shots, in all curves alike: what gains most beyond its standard error, if
-    anything does.
+    anything does, both where users weigh alike and where they weigh as much as they want.
     """
     knots, learned = torch.tensor(KNOTS), [curve.values.detach().clone() for curve in curves]
 
@@ -434,9 +431,9 @@ def _settle_curves(
         best = 0.0
         for (times, plus), gain_of_each in zip(others, gained, strict=True):
             asked = (kept.shots >= least) & (kept.shots <= most)
-            gain, error = _mean_and_error(gain_of_each[asked], kept.users[asked])
-            if gain - error > best:
-                best = gain - error
+            beyond = min(gain - error for gain, error in _votes(gain_of_each, kept, asked))
+            if beyond > best:
+                best = beyond
                 put((knots >= least) & (knots <= most), times, plus)
 
 
@@ -458,6 +455,17 @@ def _lean_on_the_usual(curves: Sequence[ShotCurve], gains: Callable[[bool], Gain
         if len(torch.unique(kept.users[asked])) >= _ENOUGH_USERS or gain < -2 * error:
             for curve in curves:
                 curve.values.data[(knots >= least) & (knots <= most)] = 1.0
+
+
+def _votes(gained: Tensor, of: Gains, some: Tensor | None = None) -> list[tuple[float, float]]:
+    """What is gained and its standard error where users weigh alike, and where they weigh as much as they want, a list of ten at
+    most: the many who want one thing may want another one than those who stay.
+
+    some: mask of the episodes that are asked; None: all.
+    """
+    some = torch.ones_like(of.shots, dtype=torch.bool) if some is None else some
+    gained, users, wanted = gained[some], of.users[some], of.asked[some].clamp(max=_CUTOFF)
+    return [_mean_and_error(gained, users, weights) for weights in (None, wanted)]
 
 
 def _mean_and_error(gained: Tensor, users: Tensor, weights: Tensor | None = None) -> tuple[float, float]:

@@ -233,6 +233,29 @@ def test_users_not_trained_on_may_raise_the_trust_in_ease() -> None:
     assert settled.regression_curve.values[1:5].tolist() == [plus] * 4
 
 
+@pytest.mark.parametrize(
+    ("few_gain", "many_gain", "raised"), [(0.1, -0.05, False), (0.1, 0.05, True), (-0.05, 0.1, False)]
+)
+def test_trust_is_raised_where_those_who_want_one_thing_and_those_who_want_many_both_gain(
+    few_gain: float, many_gain: float, raised: bool
+) -> None:
+    """60 users who want one item, and 30 who want twenty, gain or lose where EASE counts more."""
+    learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+    learned = learner.regression_curve.values.detach().clone()
+    few = torch.arange(90) < 60
+    gained, wanted = torch.where(few, few_gain, many_gain), torch.where(few, 1, 20)
+
+    def gains(adapted: bool) -> Gains:
+        more = float(adapted and learner.regression_curve.values[1] == learned[1] + 1.0)
+        shots, plain = torch.ones(90, dtype=torch.int64), torch.zeros(90, dtype=torch.bool)
+        return Gains(more * gained, shots, torch.arange(90), wanted, plain)
+
+    learner.settle(gains)
+    expected = learned.clone()
+    expected[1:5] += float(raised)
+    torch.testing.assert_close(learner.regression_curve.values.detach(), expected)
+
+
 def best_of(
     learner: LadderedMAML, others: tuple[tuple[float, float], ...], curve: str
 ) -> tuple[float, float]:
