@@ -12,10 +12,14 @@ variational posterior (``models.variational_factors``), and noise and D at its e
 theta = 0 and a ridge tuned by hand. d is what the marginal bias of an item, that of the model without factors, has beyond b:
 where little is known of the user it foretells more. s, a curve over n, starts at 1.
 
+A factorization ends in one of many optima, each of which knows something that the others do not. So there are several views,
+factorizations that begin at random elsewhere, with q, v, D, phi and o of their own, and the score is the mean of theirs; b, d and
+the noise are means over the views from the start. That is cheaper than several learners, for each user solves small systems.
+
 From there theta, D, noise, s and changes of q and b (of ids, and of the content, which alone speaks for items that nobody has
 rated) are meta-trained through the solve. A quadratic price holds the changes at 0 unless training users keep saying otherwise.
 
-The meta-loss is the mean of squared and absolute error: ratings are judged by both.
+The meta-loss is the mean of squared and absolute error of the mean score: ratings are judged by both.
 """
 
 from collections.abc import Mapping
@@ -36,111 +40,137 @@ from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, His
 
 
 class LadderedRidge(Scorer):
-    """A linear head for ratings, solved under a meta-learned prior, that starts from a variational factorization.
+    """A linear head for ratings, solved under a meta-learned prior, that starts from variational factorizations.
 
     Args:
         sizes: features of users and items to provide for.
-        factors: columns of q.
+        factors: columns of q in each view, F.
+        views: factorizations, V.
         rounds: of the variational fit.
         stay: price of the squared changes of items.
         settings: of ``Scorer``.
     """
 
-    contract_settings = ({"factors": 2}, {"factors": 4, "dropout": 0.2})
+    contract_settings = ({"factors": 2, "views": 2}, {"factors": 4, "views": 1, "dropout": 0.2})
 
-    factor: Tensor  # [ids, F]: q at the start
-    variance: Tensor  # [ids, F]: v
+    factor: Tensor  # [ids, V F]: q at the start, view after view
+    variance: Tensor  # [ids, V F]: v
     start_bias: Tensor  # [ids]: mean + b at the start
     marginal_shift: Tensor  # [ids]: d
 
     def __init__(
-        self, sizes: Sizes, *, factors: int = 16, rounds: int = 15, stay: float = 0.1, **settings: Any
+        self,
+        sizes: Sizes,
+        *,
+        factors: int = 16,
+        views: int = 5,
+        rounds: int = 15,
+        stay: float = 0.1,
+        **settings: Any,
     ) -> None:
-        super().__init__(sizes, loss="squared", dim=factors, **{"spread": 0.0} | settings)
+        super().__init__(sizes, loss="squared", dim=views * factors, **{"spread": 0.0} | settings)
         assert isinstance(self.head, LinearHead)
+        self.views = views
         self.rounds = rounds
         self.stay = stay
         self.popularity_weight.requires_grad_(False)
         self.log_noise = nn.Parameter(torch.zeros(sizes.item.ids))
-        self.log_precision = nn.Parameter(torch.zeros(1 + factors))
-        self.register_buffer("factor", torch.zeros(sizes.item.ids, factors))
-        self.register_buffer("variance", torch.zeros(sizes.item.ids, factors))
+        self.log_precision = nn.Parameter(torch.zeros(views, 1 + factors))
+        self.register_buffer("factor", torch.zeros(sizes.item.ids, views * factors))
+        self.register_buffer("variance", torch.zeros(sizes.item.ids, views * factors))
         self.register_buffer("start_bias", torch.zeros(sizes.item.ids))
         self.register_buffer("marginal_shift", torch.zeros(sizes.item.ids))
         self.shift_curve = ShotCurve(1.0)
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
-        """The variational factorization; of the unknown item nothing is learned."""
+        """The variational factorizations; of the unknown item nothing is learned."""
         ids = catalogue.features.ids[histories.items]
         known = ids > 0
         if not known.any():
             return
         owners, users = histories.owners()[known], len(histories.offsets) - 1
-        found = variational_factors(
-            owners,
-            users,
-            ids[known],
-            self.sizes.item.ids,
-            histories.values[known],
-            factors=self.factor.shape[1],
-            rounds=self.rounds,
-        )
-        self.factor.copy_(found.vectors)
-        self.variance.copy_(found.variance)
-        self.start_bias.copy_(found.mean + found.bias)
-        self.marginal_shift.copy_(found.marginal_bias - found.bias)
+        found = [
+            variational_factors(
+                owners,
+                users,
+                ids[known],
+                self.sizes.item.ids,
+                histories.values[known],
+                factors=self.factor.shape[1] // self.views,
+                rounds=self.rounds,
+                seed=view,
+            )
+            for view in range(self.views)
+        ]
+        bias = torch.stack([one.bias for one in found]).mean(0)
+        self.factor.copy_(torch.cat([one.vectors for one in found], 1))
+        self.variance.copy_(torch.cat([one.variance for one in found], 1))
+        self.start_bias.copy_(found[0].mean + bias)
+        self.marginal_shift.copy_(torch.stack([one.marginal_bias for one in found]).mean(0) - bias)
         with torch.no_grad():
-            self.log_noise.fill_(found.noise.log().item())
-            self.log_precision[0] = found.offset_precision.log()
+            self.log_noise.fill_(torch.stack([one.noise for one in found]).mean().log().item())
+            self.log_precision[:, 0] = torch.stack([one.offset_precision for one in found]).log()
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:
         """As of every learner; the factors too, for what was meta-learned speaks in their directions.
 
-        Factors are known up to a rotation. New items come from tonight's factorization, turned so that what both know lies as
-        close as can be: with U S V^T = Q_new^T Q_old over the items of both, by R = U V^T (Schonemann 1966).
+        Factors are known up to a rotation. New items come from tonight's factorizations, turned so that what both know lies as
+        close as can be: with U S V^T = Q_new^T Q_old over the items of both, by R = U V^T (Schonemann 1966), in each view.
         """
         super().continue_from(state)
         known = len(state["factor"])
-        left, _, right = torch.linalg.svd(self.factor[:known].T @ state["factor"])
-        turn = left @ right
-        self.factor.copy_(self.factor @ turn)
-        self.variance.copy_(self.variance @ turn.square())
+        for new, old, variance in zip(
+            *(table.chunk(self.views, 1) for table in (self.factor, state["factor"], self.variance)),
+            strict=True,
+        ):
+            left, _, right = torch.linalg.svd(new[:known].T @ old)
+            turn = left @ right
+            new.copy_(new @ turn)
+            variance.copy_(variance @ turn.square())
         for name in ("factor", "variance", "start_bias", "marginal_shift"):
             getattr(self, name)[:known] = state[name]
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
-        """vectors [I, F + 1]: q, d; bias [I]: mean + b."""
+        """vectors [I, V F + 1]: q of all views, d; bias [I]: mean + b."""
         codes, ids = super().encode(catalogue), catalogue.features.ids
         vectors = torch.cat([self.factor[ids] + codes.vectors, self.marginal_shift[ids].unsqueeze(1)], 1)
         return codes._replace(vectors=vectors, bias=self.start_bias[ids] + codes.bias)
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
-        """{"user": [T, F + 1], the posterior mean of phi, and s; "offset": [T], that of o}."""
-        theta = self._start(support, users)
-        residuals = support.targets - self.predict(theta, items, support.items)
-        vectors = items.vectors[support.items][..., :-1]
-        inputs = torch.cat([torch.ones_like(vectors[..., :1]), vectors], 2)
-        ids = items.ids[support.items]
-        weight = (support.mask / self.log_noise[ids].exp()).unsqueeze(2)
-        unsure = pad((self.variance[ids] * weight).sum(1), (1, 0))
-        start = torch.cat([theta["offset"].unsqueeze(1), theta["user"][:, :-1]], 1)
-        weighed = inputs.mT * weight.mT
+        """{"user": [T, V F + 1], the posterior means of phi, a V-th of each, and s; "offset": [T], the mean of those of o}."""
+        start, share = self._start(users), self.shift_curve(support.shots)
+        vectors, ids = items.vectors[support.items], items.ids[support.items]
+        left = support.targets - items.bias[support.items] - share.unsqueeze(1) * vectors[..., -1]
+        weight = support.mask / self.log_noise[ids].exp()
+        inputs = pad(self._by_view(vectors[..., :-1]), (1, 0), value=1.0)  # [T, V, S, 1 + F]
+        unsure = self.variance[ids] * weight.unsqueeze(2)
+        unsure = pad(self._by_view(unsure).sum(2), (1, 0))  # [T, V, 1 + F]
+        residuals = left.unsqueeze(1) - (inputs @ start.unsqueeze(3)).squeeze(3)
+        weighed = inputs.mT * weight[:, None, None]
         quadratic = weighed @ inputs + (self.log_precision.exp() + unsure).diag_embed()
-        linear = (weighed @ residuals.unsqueeze(2)).squeeze(2) - unsure * start
-        change = torch.cholesky_solve(linear.unsqueeze(2), cholesky(quadratic)).squeeze(2)
-        return {
-            "user": theta["user"] + pad(change[:, 1:], (0, 1)),
-            "offset": theta["offset"] + change[:, 0],
-        }
+        linear = (weighed @ residuals.unsqueeze(3)).squeeze(3) - unsure * start
+        change = torch.cholesky_solve(linear.unsqueeze(3), cholesky(quadratic)).squeeze(3)
+        return self._mean(start + change, share)
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta, and s without history."""
-        return self._start(support.emptied(), users)
+        return self._mean(self._start(users), self.shift_curve(torch.zeros_like(support.shots)))
 
-    def _start(self, support: Examples, users: Features) -> TaskState:
+    def _by_view(self, of_items: Tensor) -> Tensor:
+        """[T, S, V F] -> [T, V, S, F]."""
+        tasks, examples, columns = of_items.shape
+        return of_items.view(tasks, examples, self.views, columns // self.views).movedim(2, 1)
+
+    def _start(self, users: Features) -> Tensor:
+        """theta, [T, V, 1 + F]; the offset is that of all views."""
         theta = self.head.start(users)
-        share = self.shift_curve(support.shots).unsqueeze(1)
-        return theta | {"user": torch.cat([theta["user"], share], 1)}
+        user = theta["user"].view(len(theta["user"]), self.views, -1)
+        return torch.cat([theta["offset"][:, None, None].expand(-1, self.views, 1), user], 2)
+
+    def _mean(self, weights: Tensor, share: Tensor) -> TaskState:
+        """What scores as the views [T, V, 1 + F] do on the mean, with s."""
+        user = weights[..., 1:].flatten(1) / self.views
+        return {"user": torch.cat([user, share.unsqueeze(1)], 1), "offset": weights[..., 0].mean(1)}
 
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None

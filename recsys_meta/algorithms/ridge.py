@@ -134,10 +134,10 @@ def posterior_change(
 
 
 def cholesky(matrices: Tensor) -> Tensor:
-    """The factors of positive definite matrices, [T, N, N], with as much added to each diagonal as rounding may have taken."""
+    """The factors of positive definite matrices, [.., N, N], with as much added to each diagonal as rounding may have taken."""
     diagonal = matrices.diagonal(dim1=-2, dim2=-1)
     lost = 4 * torch.finfo(matrices.dtype).eps * diagonal.sum(-1)
     factors: Tensor = torch.linalg.cholesky_ex(
-        matrices + lost[:, None, None] * torch.eye(matrices.shape[-1]).to(matrices)
+        matrices + lost[..., None, None] * torch.eye(matrices.shape[-1]).to(matrices)
     )[0]
     return factors

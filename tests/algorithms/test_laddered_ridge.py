@@ -13,9 +13,9 @@ TRAIN = torch.arange(120)
 BATCH = episodes(WORLD, torch.arange(120, 128), implicit=False, shots=6, query=6, seed=0)
 
 
-def fitted() -> LadderedRidge:
+def fitted(views: int = 1) -> LadderedRidge:
     torch.manual_seed(0)
-    learner = LadderedRidge(WORLD.sizes, factors=3)
+    learner = LadderedRidge(WORLD.sizes, factors=3, views=views)
     learner.fit_statistics(histories(WORLD, TRAIN, implicit=False), WORLD.catalogue)
     return learner.eval()
 
@@ -25,15 +25,14 @@ def test_the_state_is_the_minimum_that_the_file_states() -> None:
     meta_train(learner, WORLD, TRAIN, implicit=False, steps=5)
     with torch.no_grad():
         codes, support = learner.encode(WORLD.catalogue), uneven(BATCH.support)
-        theta, found = learner._start(support, BATCH.users), learner.adapt(support, BATCH.users, codes)
+        start, found = learner._start(BATCH.users)[:, 0].double(), learner.adapt(support, BATCH.users, codes)
         vectors, ids = codes.vectors[support.items].double(), codes.ids[support.items]
         share = learner.shift_curve(support.shots)
         weight = support.mask / learner.log_noise[ids].exp().double()
         variance, precision = learner.variance[ids].double(), learner.log_precision.exp().double()
         left = (support.targets - codes.bias[support.items]).double()
-        start = torch.cat([theta["offset"][:, None], theta["user"][:, :-1]], 1).double()
         left -= share[:, None] * vectors[..., -1]
-    assert theta["user"][:, -1].tolist() == share.tolist() == found["user"][:, -1].tolist()
+    assert found["user"][:, -1].tolist() == share.tolist()
     assert learner.prior(support, BATCH.users, codes)["user"][0, -1] == learner.shift_curve.values[0]
     w = torch.cat([found["offset"][:, None], found["user"][:, :-1]], 1).double().requires_grad_()
     error = left - w[:, :1] - (vectors[..., :-1] @ w[:, 1:, None]).squeeze(2)
@@ -66,7 +65,7 @@ def test_without_doubts_and_meta_training_it_is_the_fold_in_of_als() -> None:
     found = learner.adapt(BATCH.support, BATCH.users, codes)
     vectors = with_constant(codes.vectors[:, :-1])
     left = BATCH.support.targets - codes.bias[BATCH.support.items]
-    noise, precision = learner.log_noise[0].exp(), learner.log_precision.exp()
+    noise, precision = learner.log_noise[0].exp(), learner.log_precision[0].exp()
     ridge = diagonal(float(precision[0] * noise), float(precision[1] * noise), vectors)
     expected = ridge_solution(vectors[BATCH.support.items], left, BATCH.support.mask, ridge)
     torch.testing.assert_close(
@@ -93,9 +92,54 @@ def test_items_in_doubt_move_a_user_less() -> None:
     assert (learner.adapt(BATCH.support, BATCH.users, codes)["user"].norm(dim=1) < before).all()
 
 
+def of_view(name: str, weight: torch.Tensor, columns: slice) -> torch.Tensor:
+    if name == "log_precision":
+        return weight[columns.start // 3 :][:1]
+    linear = name in ("item_encoder.numbers.weight", "item_encoder.vectors.weight", "head.user_0")
+    linear |= name.startswith("head.user_encoder") and name.split(".")[2] in ("numbers", "vectors")
+    if linear:
+        return weight[columns]
+    return weight[:, columns] if weight.dim() == 2 and weight.shape[1] == 9 else weight
+
+
+def test_the_score_is_the_mean_of_what_each_view_says_alone() -> None:
+    learner = fitted(views=3)
+    meta_train(learner, WORLD, TRAIN, implicit=False, steps=5)
+    support = uneven(BATCH.support)
+    alone = []
+    with torch.no_grad():
+        for view in range(3):
+            columns = slice(3 * view, 3 * view + 3)
+            one = LadderedRidge(WORLD.sizes, factors=3, views=1).eval()
+            one.load_state_dict({name: of_view(name, w, columns) for name, w in learner.state_dict().items()})
+            codes = one.encode(WORLD.catalogue)
+            alone.append(one.predict(one.adapt(support, BATCH.users, codes), codes))
+        codes = learner.encode(WORLD.catalogue)
+        found = learner.predict(learner.adapt(support, BATCH.users, codes), codes)
+    torch.testing.assert_close(found, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-4)
+    assert (alone[0] - alone[1]).abs().max() > 0.01
+
+
 def test_changes_of_items_have_their_price() -> None:
     learner = fitted()
     free = learner.meta_loss(BATCH)
     with torch.no_grad():
         learner.item_bias.ids.weight[0] = 2.0  # the unknown, which stands in no episode
     torch.testing.assert_close(learner.meta_loss(BATCH) - free, torch.tensor(4 * learner.stay))
+
+
+@torch.no_grad()
+def test_a_warm_start_turns_each_view_of_new_items_as_the_earlier_one_lies() -> None:
+    earlier, later = fitted(views=2), fitted(views=2)
+    turns = [
+        torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(n)))[0] for n in (1, 2)
+    ]
+    later.factor.copy_(later.factor @ torch.block_diag(*turns))
+    known = len(later.factor) - 4
+    state = {
+        name: value[:known] if value.dim() and len(value) == len(later.factor) else value
+        for name, value in earlier.state_dict().items()
+    }
+    later.continue_from(state)
+    torch.testing.assert_close(later.factor[known:], earlier.factor[known:], rtol=1e-3, atol=1e-4)
+    assert earlier.factor[known:].abs().max() > 0.1
