@@ -15,14 +15,16 @@ import torch
 from pipelines.cost import Cost, cost
 from pipelines.drawing import catalogue_at, clock_of, with_negatives
 from pipelines.inputs import read_inputs
-from pipelines.judged import Tasks, Trial, trial_of
+from pipelines.judged import Tasks, Trial, largest, trial_of
 from pipelines.learning import Model, at_pace, check_buildable, fit_or_reuse
 from pipelines.settings import (
     BaselineSettings,
     EvaluateSettings,
     HeldOutProtocol,
     LearnerSettings,
+    Protocol,
     Story,
+    TemporalProtocol,
     duration_text,
     ladder,
 )
@@ -69,6 +71,7 @@ Judging = TypeVar("Judging", bound=EvaluateSettings)
 
 _SANITY_TASKS = 256  # tasks that the checks are run on, beside the figures themselves
 _ENOUGH_ALIKE = 500  # users with as many events as those judged
+_PART_OF_THE_WAY = 3  # of newcomers: a third of it, at least
 _SHUFFLED_FROM = 50  # users; what fewer have in common is told by their shuffled labels too
 
 
@@ -357,23 +360,33 @@ def suited(
 
 
 def with_tasks_like(story: EvaluateSettings, trial: Trial) -> EvaluateSettings:
-    """The settings with trainings on users who have as many events as those held out to be ranked for, where they say nothing
-    of it.
+    """The settings with trainings on users who have about as many events as those judged, where rankings of users held out or
+    of newcomers are judged and the settings say nothing of it.
 
     Who has hardly more than its support wants other things next than who has much more, and of few shots there would be
-    mostly such users: they have no others. Not where time is cut, since who has few events then may just have begun, nor of
-    ratings, of which those by other users say as much.
+    mostly such users: they have no others. Not of ratings, of which those by other users say as much.
     """
-    protocol = story.protocol
     said = story.training.min_history != "auto"
-    if said or not isinstance(protocol, HeldOutProtocol) or trial.tasks.judged != "ranking":
+    if said or trial.tasks.judged != "ranking":
         return story
-    least = protocol.min_history
+    least = least_history(story.protocol)
     known = trial.inputs.events.filter(pl.col(USER_ID).is_in(trial.training_users.implode()))
     enough = known.group_by(USER_ID).len().filter(pl.col("len") >= least).height
-    if enough < _ENOUGH_ALIKE:
+    if least == 1 or enough < _ENOUGH_ALIKE:
         return story
     return story.model_copy(update={"training": story.training.model_copy(update={"min_history": least})})
+
+
+def least_history(protocol: Protocol) -> int:
+    """How many events those have who are like the judged. Of newcomers a part of what they have to have: who is known at a
+    moment has come by it but some of its way.
+    """
+    match protocol:
+        case HeldOutProtocol():
+            return protocol.min_history
+        case TemporalProtocol():
+            return max((largest(protocol) + protocol.min_query) // _PART_OF_THE_WAY, 1)
+    return 1
 
 
 def judge_few(

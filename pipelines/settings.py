@@ -353,7 +353,8 @@ class TrainingSettings(Settings):
     min_history: PositiveInt | Literal["auto"] = Field(
         default="auto",
         description="events that a user has to have to be trained, stopped and settled on; all are counted. auto: where"
-        " rankings are judged of users held out as many as these have to have, if five hundred others do, else 1",
+        " rankings are judged of users held out as many as these have to have, of newcomers a third of it, if five hundred"
+        " others do, else 1",
     )
     moments: MomentSettings = Field(default=MomentSettings(), description="for split: moment")
     warm_start: bool = Field(

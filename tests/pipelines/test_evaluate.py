@@ -225,7 +225,10 @@ def fixed_episodes(world: Path) -> None:
     [
         ("{kind: held_out_users, share: 0.3, min_history: 12, shots: [0, 1]}", "ranking", 12),
         ("{kind: held_out_users, share: 0.3, min_history: 12, shots: [0, 1]}", "rating", "auto"),
-        ("{kind: temporal, share: 0.4, shots: [0, 1, 5], min_query: 3}", "ranking", "auto"),
+        ("{kind: temporal, share: 0.4, shots: [0, 1, 5], min_query: 3}", "ranking", 2),
+        ("{kind: temporal, share: 0.4, shots: [0, 1, 20], min_query: 5}", "ranking", 8),
+        ("{kind: temporal, share: 0.4, shots: [0, 1, 20], min_query: 5}", "rating", "auto"),
+        ("{kind: temporal, share: 0.4, shots: [0, 1, 3], min_query: 2}", "ranking", "auto"),
         ("{kind: next_day, day: 2026-01-10, shots: [0, 1]}", "ranking", "auto"),
     ],
 )
