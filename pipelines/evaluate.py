@@ -71,7 +71,7 @@ Judging = TypeVar("Judging", bound=EvaluateSettings)
 
 _SANITY_TASKS = 256  # tasks that the checks are run on, beside the figures themselves
 _ENOUGH_ALIKE = 500  # users with as many events as those judged
-_PART_OF_THE_WAY = 3  # of newcomers: a third of it, at least
+_PART_OF_THE_WAY = 3  # a third of what newcomers have to have, of those known before them
 _SHUFFLED_FROM = 50  # users; what fewer have in common is told by their shuffled labels too
 
 
@@ -366,20 +366,19 @@ def with_tasks_like(story: EvaluateSettings, trial: Trial) -> EvaluateSettings:
     Who has hardly more than its support wants other things next than who has much more, and of few shots there would be
     mostly such users: they have no others. Not of ratings, of which those by other users say as much.
     """
-    said = story.training.min_history != "auto"
-    if said or trial.tasks.judged != "ranking":
+    said, least = story.training.min_history != "auto", least_history(story.protocol)
+    if said or least == 1 or trial.tasks.judged != "ranking":
         return story
-    least = least_history(story.protocol)
     known = trial.inputs.events.filter(pl.col(USER_ID).is_in(trial.training_users.implode()))
     enough = known.group_by(USER_ID).len().filter(pl.col("len") >= least).height
-    if least == 1 or enough < _ENOUGH_ALIKE:
+    if enough < _ENOUGH_ALIKE:
         return story
     return story.model_copy(update={"training": story.training.model_copy(update={"min_history": least})})
 
 
 def least_history(protocol: Protocol) -> int:
-    """How many events those have who are like the judged. Of newcomers a part of what they have to have: who is known at a
-    moment has come by it but some of its way.
+    """How many events those have at least who are like the judged; 1: anybody may be. Where newcomers are judged it is a part of
+    what these have to have, for who is known at a moment has not done by then all that it will.
     """
     match protocol:
         case HeldOutProtocol():
