@@ -56,6 +56,7 @@ def clock_of(
         known,
         windows=story.item_windows,
         popularity_window=story.popularity_window,
+        popularity_mix=[(part.window, part.share) for part in story.popularity_mix],
         candidate_window=story.candidates.seen_within,
         eligible=eligible,
     )

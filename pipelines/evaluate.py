@@ -328,7 +328,9 @@ def facts_of(settings: EvaluateSettings, trial: Trial, found: Evaluated) -> dict
 def with_window(settings: EvaluateSettings, choice: LearnerSettings | BaselineSettings) -> EvaluateSettings:
     """The settings that one of the judged is fitted and judged with: a baseline may have a popularity of its own."""
     if isinstance(choice, BaselineSettings) and choice.popularity_window is not None:
-        return settings.model_copy(update={"popularity_window": choice.popularity_window})
+        return settings.model_copy(
+            update={"popularity_window": choice.popularity_window, "popularity_mix": ()}
+        )
     return settings
 
 

@@ -16,10 +16,17 @@ from pipelines.drawing import clock_of, clock_without, microseconds
 from pipelines.inputs import Inputs, declared, table_digest
 from pipelines.meta_training import Known, meta_trained
 from pipelines.outcomes import ConfigError, NothingToDo
-from pipelines.settings import BaselineSettings, LearnerSettings, MomentSettings, Story, duration_text
+from pipelines.settings import (
+    BaselineSettings,
+    LearnerSettings,
+    MixSettings,
+    MomentSettings,
+    Story,
+    duration_text,
+)
 from recsys_meta import __version__, ingest, store
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import FeatureEncoder, group, num_derived, pace_of, rows_of, trend_of
+from recsys_meta.episodes import FeatureEncoder, group, mix_of, num_derived, pace_of, rows_of, trend_of
 from recsys_meta.models.losses import RATING_LOSSES
 from recsys_meta.tables import VALUE, Feature
 from recsys_meta.tensors import Sizes
@@ -209,6 +216,12 @@ class AtPace(NamedTuple, Generic[S]):
 
     def __str__(self) -> str:
         """The settings that differ, as a config has them."""
+        if self.story.popularity_mix:
+            parts = (
+                f"{{window: {duration_text(part.window)}, share: {part.share:g}}}"
+                for part in self.story.popularity_mix
+            )
+            return f"popularity_mix: [{', '.join(parts)}]"
         training = f"training: {{split: {self.story.split}"
         if self.story.split == "moment":
             moments = (f"{name}: {duration_text(value)}" for name, value in self.story.training.moments)
@@ -231,11 +244,12 @@ def at_pace(
 
     Such items are known by what they are at the moment rather than by their ids: training looks forward from moments of the
     past, and counts of the last hours stand beside ages. Without a horizon it is newcomers who are served, whenever they come.
-    Only what says nothing else is settled so: ``training.split: auto`` without ``item_windows``.
+    Only what says nothing else is settled so: ``training.split: auto`` without ``item_windows`` and ``popularity_mix``.
     """
     learner = LearnerSettings(class_path=choice.class_path, init_args=choice.init_args)
     same = AtPace(story, learner, "")
-    if moment is None or story.training.split != "auto" or story.item_windows:
+    said = story.training.split != "auto" or bool(story.item_windows) or bool(story.popularity_mix)
+    if moment is None or said:
         return same
     if horizon is None:
         return for_newcomers(story, learner, inputs, moment)
@@ -263,7 +277,7 @@ def for_newcomers(story: S, learner: LearnerSettings, inputs: Inputs, moment: da
     """The settings of a learner that serves newcomers, where what is popular by now says more of them than what always was."""
     trend = trend_of(inputs.histories, inputs.sightings, microseconds(moment))
     if trend is None:
-        return AtPace(story, learner, "")
+        return with_mix(story, learner, inputs, moment)
     why = (
         f"items rise and fall: the ten most popular of the last {duration_text(trend.window)} are {100 * trend.hits:.0f} % of"
         f" what newcomers meet, those of all time {100 * trend.hits_of_all_time:.0f} %"
@@ -279,6 +293,29 @@ def for_newcomers(story: S, learner: LearnerSettings, inputs: Inputs, moment: da
         }
     )
     return AtPace(story, learner, why)
+
+
+def with_mix(story: S, learner: LearnerSettings, inputs: Inputs, moment: datetime) -> AtPace[S]:
+    """The settings of a learner that serves newcomers, with popularity mixed half as suited those of the past: half of it stays
+    that of all time, for no moment is quite like those before it.
+    """
+    said = story.popularity_window is not None
+    mix = None if said else mix_of(inputs.histories, inputs.sightings, microseconds(moment))
+    if mix is None:
+        return AtPace(story, learner, "")
+    parts = tuple(
+        MixSettings(window=rounded(window), share=round(share / 2, 3))
+        for window, share in zip(*mix, strict=True)
+    )
+    why = f"what was met of late foretells newcomers: {100 * sum(mix.shares):.0f} % of the best mixture for those of the past"
+    return AtPace(story.model_copy(update={"popularity_mix": parts}), learner, why)
+
+
+def rounded(window: timedelta) -> timedelta:
+    """To hours, or of less than a day to minutes, of less than an hour to seconds."""
+    units = (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))
+    unit = next((unit for unit in units if window >= 24 * unit), units[-1])
+    return max(round(window / unit), 1) * unit
 
 
 def start_of(story: Story, choice: LearnerSettings, start: Model, inputs: Inputs) -> Bundle | None:
@@ -370,7 +407,9 @@ def recipe_of(story: Story, choice: LearnerSettings) -> str:
         mode="json", exclude={"reuse_for_days", "checkpoint_every", "accelerator"}
     )
     features = [[list(feature) for feature in declared(table)] for table in (story.users, story.items)]
-    windows = story.model_dump(mode="json", include={"seed", "popularity_window", "item_windows"})
+    windows = story.model_dump(
+        mode="json", include={"seed", "popularity_window", "popularity_mix", "item_windows"}
+    )
     who_and_what = [story.cold.below, str(story.candidates.seen_within)]  # episodes around moments read these
     learner = choice.model_dump(mode="json")
     return store.fingerprint([__version__, learner, training, features, windows, who_and_what])

@@ -473,6 +473,13 @@ def _score_kind(found: object) -> str:
     return "a word" if isinstance(found, str) else "a table"
 
 
+class MixSettings(Settings):
+    """A part of what popularity is mixed from."""
+
+    window: Duration = Field(description="events within this time before the moment")
+    share: Share = Field(description="of the mixture; what they all leave is that of all time")
+
+
 class Story(Settings):
     """What every story needs."""
 
@@ -486,6 +493,10 @@ class Story(Settings):
     )
     popularity_window: Duration | None = Field(
         default=None, description="popularity counts events within this time before the moment; none: all"
+    )
+    popularity_mix: tuple[MixSettings, ...] = Field(
+        default=(),
+        description="popularity by now: shares of the counts of windows, the rest of all time; in place of popularity_window",
     )
     item_windows: tuple[Duration, ...] = Field(
         default=(), description="log counts of events within each of these times become features of the items"
@@ -507,6 +518,7 @@ class Story(Settings):
     def _windows_need_time(self) -> Self:
         timed = {
             "popularity_window": self.popularity_window is not None,
+            "popularity_mix": bool(self.popularity_mix),
             "item_windows": bool(self.item_windows),
             "training.split": self.training.split in ("time", "newcomers", "moment"),
             "candidates.seen_within": self.candidates.seen_within is not None,
@@ -516,6 +528,17 @@ class Story(Settings):
         if without:
             raise ValueError(
                 f"{', '.join(without)} need to know the time; expected interactions.timestamp beside them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mix_is_of_all_time(self) -> Self:
+        total = sum(part.share for part in self.popularity_mix)
+        if total > 1:
+            raise ValueError(f"the shares of popularity_mix are {total:g} together; expected 1 at most")
+        if self.popularity_mix and self.popularity_window is not None:
+            raise ValueError(
+                "popularity_mix is of all time and some windows; expected no popularity_window beside it"
             )
         return self
 

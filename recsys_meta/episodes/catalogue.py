@@ -102,7 +102,8 @@ class CatalogueClock:
     features: I items. sightings: of the same items.
     windows: for each one the log count of the events in it becomes a number of the item; with any window the
         ages since the first and the last event do too. popularity_window: what ``log_popularity`` counts in;
-        None: all time.
+        None: all time. popularity_mix: pairs of a window and a share; as of a moment ``log_popularity`` is that of as many events
+        as in all time, so shared out by the counts of each window, and the rest by those of all time.
     candidate_window: only items with an event in the last so much time are eligible; None: all.
     eligible: [I] bool, which items may be recommended at all; None: all.
     """
@@ -114,17 +115,21 @@ class CatalogueClock:
         *,
         windows: Sequence[timedelta] = (),
         popularity_window: timedelta | None = None,
+        popularity_mix: Sequence[tuple[timedelta, float]] = (),
         candidate_window: timedelta | None = None,
         eligible: Tensor | None = None,
     ) -> None:
         self.timed = sightings.timed
-        limits = [*windows, *(w for w in (popularity_window, candidate_window) if w is not None)]
+        mixed = [window for window, _ in popularity_mix]
+        limits = [*windows, *mixed, *(w for w in (popularity_window, candidate_window) if w is not None)]
         if limits and not self.timed:
             raise ValueError(
                 f"windows {[str(w) for w in limits]} need times, but these interactions have none"
             )
         if any(window <= timedelta(0) for window in limits):
             raise ValueError(f"windows {[str(w) for w in limits]} have to be longer than nothing")
+        if mixed and (popularity_window is not None or sum(share for _, share in popularity_mix) > 1):
+            raise ValueError("a mixture is of all time and of parts that are no more than 1 together")
         num_items = len(features.ids)
         if sightings.num_items != num_items:
             raise ValueError(f"the sightings are of {sightings.num_items} items, the features of {num_items}")
@@ -135,6 +140,7 @@ class CatalogueClock:
         self._sightings = sightings
         self._windows = tuple(windows)
         self._popularity_window = popularity_window
+        self._popularity_mix = tuple(popularity_mix)
         self._candidate_window = candidate_window
         self._eligible = torch.ones(num_items, dtype=torch.bool) if eligible is None else eligible
 
@@ -145,15 +151,28 @@ class CatalogueClock:
         Raises ValueError where a moment is given but time is unknown.
         """
         hindsight = moment is None and self._popularity_window is None
+        mixed = moment is not None and len(self._popularity_mix) > 0
         moment = self._sightings.known(moment)
-        popularity = self._sightings.counts(moment, self._popularity_window).float().log1p()
+        counts = (
+            self._mixed_counts(moment) if mixed else self._sightings.counts(moment, self._popularity_window)
+        )
+        popularity = counts.float().log1p()
         features = self._features
         if self._windows:
             assert moment is not None  # windows are there with times alone
-            counts = [self._sightings.counts(moment, w).float().log1p() / _COUNT_SCALE for w in self._windows]
-            derived = torch.stack([*counts, *self._sightings.ages(moment)], 1)
+            recent = [self._sightings.counts(moment, w).float().log1p() / _COUNT_SCALE for w in self._windows]
+            derived = torch.stack([*recent, *self._sightings.ages(moment)], 1)
             features = features._replace(numbers=torch.cat([features.numbers, derived], 1))
         return Catalogue(features, popularity, self.eligible(moment), hindsight=hindsight)
+
+    def _mixed_counts(self, moment: int | None) -> Tensor:
+        """As many events as in all time, shared out as in the mixture, [I] float64; a window without events says what all do."""
+        counts = self._sightings.counts(moment, None).double()
+        mixed: Tensor = counts * (1 - sum(share for _, share in self._popularity_mix))
+        for window, share in self._popularity_mix:
+            recent = self._sightings.counts(moment, window).double()
+            mixed += share * (recent * (counts.sum() / recent.sum()) if recent.any() else counts)
+        return mixed
 
     def eligible(self, moment: int | None) -> Tensor:
         """Which items may be recommended at the moment, [I] bool: ``at(moment).eligible`` alone."""

@@ -1,5 +1,6 @@
 """How fast items come and go, read off the events alone: where they live for hours, what matters is what they are by now."""
 
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ _PARTS = (144, 72, 24, 8, 4, 1)
 _LATER = (0.5, 0.6, 0.7, 0.8, 0.9)
 _FEWEST_MOMENTS, _FEWEST_NEWCOMERS = 3, 30
 _PARTS_OF_ALL = (4, 16, 64, 256, 1024)
+# Of a mixture: windows as parts of all time, rounds of EM, and the share below which a window is left out.
+_PARTS_MIXED, _ROUNDS, _LEAST_SHARE = (4, 16, 64), 100, 0.01
 _MET_BEFORE = 3  # of a newcomer's items, after which it is asked what comes: the first ones are those of its first minute
 _NEARLY = 0.9
 _MORE = 0.02  # of the items that newcomers meet: below that popularity says little, whenever it is counted
@@ -83,30 +86,15 @@ def trend_of(histories: Histories, sightings: Sightings, moment: int) -> Trend |
     histories: of all users, with times; items of the sightings. moment: what lies before it is looked at, in microseconds since
         1970 UTC.
     """
-    known = sightings.times_before(moment)
-    if not histories.timed or not len(known):
-        return None
-    windows = [None, *(timedelta(microseconds=moment - int(known[0])) / part for part in _PARTS_OF_ALL)]
-    first = is_first(histories) & (histories.times < moment)
-    owners, times, items = histories.owners()[first], histories.times[first], histories.items[first]
-    begun = torch.full((len(histories.lengths),), torch.iinfo(torch.int64).max)
-    begun.scatter_reduce_(0, owners, times, "amin")
+    windows = _windows(sightings, moment, _PARTS_OF_ALL)
     found = []
-    for share in _LATER:
-        some = int(known[int(share * len(known))])
-        before = sightings.counts(some, None)
-        asked = (begun[owners] >= some) & (before[items] > 0)
-        nth = asked.cumsum(0) - 1
-        start = torch.full_like(begun, len(asked)).scatter_reduce_(0, owners[asked], nth[asked], "amin")
-        asked &= nth - start[owners] >= _MET_BEFORE
-        place = torch.unique_consecutive(owners[asked], return_inverse=True)[1]  # owners are in order
-        each = torch.bincount(place)
-        if len(each) < _FEWEST_NEWCOMERS:
-            continue
+    for newcomers in _newcomers(histories, sightings, moment, met_before=_MET_BEFORE):
+        each = torch.bincount(newcomers.place)
         hits = []
         for window in windows:
-            listed = torch.isin(items[asked], _most_popular(sightings.counts(some, window), before))
-            hits.append((torch.bincount(place, listed.double()) / each).mean())
+            counts = sightings.counts(newcomers.moment, window)
+            listed = torch.isin(newcomers.items, _most_popular(counts, newcomers.before))
+            hits.append((torch.bincount(newcomers.place, listed.double()) / each).mean())
         found.append(torch.stack(hits))
     if len(found) < _FEWEST_MOMENTS:
         return None
@@ -118,6 +106,87 @@ def trend_of(histories: Histories, sightings: Sightings, moment: int) -> Trend |
     if window is None or not means[best] > max(_GAIN * means[0], means[0] + _MORE):
         return None
     return Trend(window, tuple(sorted(some for some in windows if some)), float(means[best]), float(means[0]))
+
+
+class Mix(NamedTuple):
+    """Of what popularity would best have been mixed for newcomers, after each of some moments."""
+
+    windows: tuple[timedelta, ...]  # descending
+    shares: tuple[float, ...]  # of the counts of each window; the rest is that of all time
+
+
+def mix_of(histories: Histories, sightings: Sightings, moment: int) -> Mix | None:
+    """The mixture of what was met of late and of all time that makes what newcomers of the past met likeliest.
+
+    Each window, and all time, is a distribution over items, that of its counts; the shares are those of the largest likelihood,
+    newcomers weighing as much as NDCG@10 has them (EM, which ends in the one maximum there is: A. Dempster, N. Laird, D. Rubin,
+    JRSS B 39(1), 1977). Likelihood, for a list of ten tells little: a few items that rise or fall turn its verdict.
+
+    histories, sightings, moment: of ``trend_of``. None where time or newcomers are too few.
+    """
+    windows, chances, weights = _windows(sightings, moment, _PARTS_MIXED), [], []
+    for newcomers in _newcomers(histories, sightings, moment):
+        at_each = torch.stack([_shares(sightings, newcomers.moment, window) for window in windows])
+        each = torch.bincount(newcomers.place).double()
+        weight = (each.clamp(max=_LISTED) / each)[newcomers.place]
+        chances.append(at_each[:, newcomers.items])
+        weights.append(weight / weight.sum())
+    if len(chances) < _FEWEST_MOMENTS:
+        return None
+    chance, weight = torch.cat(chances, 1), torch.cat(weights) / len(weights)
+    shares = torch.full((len(windows),), 1 / len(windows), dtype=torch.float64)
+    for _ in range(_ROUNDS):
+        parts = shares.unsqueeze(1) * chance
+        shares = (parts / parts.sum(0)) @ weight
+    found = zip(windows, shares.tolist(), strict=True)
+    kept = [(window, share) for window, share in found if window is not None and share >= _LEAST_SHARE]
+    return Mix(*map(tuple, zip(*kept, strict=True))) if kept else None
+
+
+def _shares(sightings: Sightings, moment: int, window: timedelta | None) -> Tensor:
+    """Of each item in the events of the window, or of all time where it holds none, [I]."""
+    counts = sightings.counts(moment, window)
+    counts = counts if counts.any() else sightings.counts(moment, None)
+    return counts.double() / counts.sum()
+
+
+class _Newcomers(NamedTuple):
+    """What users who begin at a moment or later meet of what was there."""
+
+    moment: int
+    before: Tensor  # [I], events of each item
+    place: Tensor  # [M], whose it is, ascending
+    items: Tensor  # [M]
+
+
+def _newcomers(
+    histories: Histories, sightings: Sightings, moment: int, met_before: int = 0
+) -> Iterator[_Newcomers]:
+    """Those after each of some moments, until the moment, where there are enough. met_before: items of each left out at first."""
+    known = sightings.times_before(moment)
+    if not histories.timed or not len(known):
+        return
+    first = is_first(histories) & (histories.times < moment)
+    owners, times, items = histories.owners()[first], histories.times[first], histories.items[first]
+    begun = torch.full((len(histories.lengths),), torch.iinfo(torch.int64).max)
+    begun.scatter_reduce_(0, owners, times, "amin")
+    for share in _LATER:
+        some = int(known[int(share * len(known))])
+        before = sightings.counts(some, None)
+        asked = (begun[owners] >= some) & (before[items] > 0)
+        nth = asked.cumsum(0) - 1
+        start = torch.full_like(begun, len(asked)).scatter_reduce_(0, owners[asked], nth[asked], "amin")
+        asked &= nth - start[owners] >= met_before
+        place = torch.unique_consecutive(owners[asked], return_inverse=True)[1]  # owners are in order
+        if len(place) and int(place[-1]) + 1 >= _FEWEST_NEWCOMERS:
+            yield _Newcomers(some, before, place, items[asked])
+
+
+def _windows(sightings: Sightings, moment: int, parts: Sequence[int]) -> list[timedelta | None]:
+    """All time, and parts of it; nothing where nothing lies before the moment."""
+    known = sightings.times_before(moment)
+    span = timedelta(microseconds=moment - int(known[0]) if len(known) else 0)
+    return [None, *(span / part for part in parts)]
 
 
 def _most_popular(counts: Tensor, before: Tensor) -> Tensor:

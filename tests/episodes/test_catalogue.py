@@ -86,6 +86,33 @@ def test_eligible_and_seen_answer_as_the_whole_catalogue_does(
     assert torch.equal(told.seen(hour * HOUR), told.at(hour * HOUR).log_popularity > 0)
 
 
+@given(events=EVENTS, hour=HOURS)
+@settings(deadline=None, max_examples=60)
+def test_mixed_popularity_shares_all_events_out_by_the_counts_of_each_window(
+    events: list[tuple[int, int]], hour: int
+) -> None:
+    mix = [(timedelta(hours=10), 0.3), (timedelta(hours=2), 0.5)]
+    mixed = clock(events, popularity_mix=mix).at(hour * HOUR).log_popularity
+    ages = [(item, hour - h) for item, h in events if h < hour]
+    for item in range(NUM_ITEMS):
+        count = sum(i == item for i, _ in ages)
+        expected = 0.2 * count
+        for window, share in ((10, 0.3), (2, 0.5)):
+            recent = [i for i, age in ages if age <= window]
+            part = recent.count(item) / len(recent) * len(ages) if recent else count
+            expected += share * part
+        assert mixed[item].item() == pytest.approx(math.log1p(expected), abs=1e-5)
+
+
+@given(events=EVENTS)
+@settings(deadline=None, max_examples=20)
+def test_episodes_of_any_time_are_drawn_with_counts_of_all_time(events: list[tuple[int, int]]) -> None:
+    plain, mixed = (clock(events, popularity_mix=m).at(None) for m in ((), [(timedelta(hours=2), 0.5)]))
+    assert torch.equal(plain.log_popularity, mixed.log_popularity)
+    assert plain.hindsight
+    assert mixed.hindsight
+
+
 def test_without_times_there_is_the_total_count_and_no_moment() -> None:
     sightings = Sightings(torch.tensor([2, 0, 2]), torch.zeros(0, dtype=torch.int64), 3)
     untimed = CatalogueClock(features(3), sightings)
@@ -97,6 +124,8 @@ def test_without_times_there_is_the_total_count_and_no_moment() -> None:
         untimed.at(HOUR)
     with pytest.raises(ValueError, match="need times"):
         CatalogueClock(features(3), sightings, windows=WINDOWS)
+    with pytest.raises(ValueError, match="need times"):
+        CatalogueClock(features(3), sightings, popularity_mix=[(timedelta(hours=1), 0.5)])
 
 
 def test_items_that_may_not_be_recommended_never_become_eligible() -> None:
@@ -132,5 +161,10 @@ def test_a_misfit_of_sizes_or_an_empty_window_is_refused() -> None:
         CatalogueClock(features(3), sightings)
     with pytest.raises(ValueError, match="3 items, the features of 2"):
         CatalogueClock(features(2), sightings, eligible=torch.ones(3, dtype=torch.bool))
+    half = (timedelta(hours=1), 0.6)
+    with pytest.raises(ValueError, match="no more than 1"):
+        CatalogueClock(features(2), sightings, popularity_mix=[half, half])
+    with pytest.raises(ValueError, match="of all time"):
+        CatalogueClock(features(2), sightings, popularity_mix=[half], popularity_window=timedelta(hours=1))
     with pytest.raises(ValueError, match="longer than nothing"):
         CatalogueClock(features(2), sightings, popularity_window=timedelta(0))

@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 
+import pytest
 import torch
 
-from recsys_meta.episodes import Sightings, pace_of, trend_of
+from recsys_meta.episodes import Sightings, mix_of, pace_of, trend_of
 from recsys_meta.tensors import Histories
 
 MINUTE = 60_000_000  # microseconds
@@ -147,3 +148,71 @@ def test_where_no_list_holds_anything_newcomers_meet_there_is_no_trend() -> None
     items = torch.cat([torch.arange(1000), 1000 + torch.arange(100) % 10, again])
     sightings = Sightings(items, torch.arange(len(items)) * MINUTE, 3000)
     assert trend_of(read_by_newcomers(sightings, of_each=20), sightings, len(items) * MINUTE) is None
+
+
+def slowly_changing() -> Sightings:
+    """Forty items, each of them every day twice as popular as on the day before, or half as popular."""
+    times, draw = events(per_hour=200)
+    days = (times // (24 * 60 * MINUTE)).clamp(max=DAYS - 1)
+    steps = torch.where(torch.rand(DAYS, 40, generator=draw) < 0.5, 0.5, 2.0)
+    popularity = steps.cumprod(0)[days]
+    return Sightings(torch.multinomial(popularity, 1, generator=draw).squeeze(1), times, 40)
+
+
+def test_newcomers_to_a_library_are_told_by_all_time() -> None:
+    sightings = library()
+    mix = mix_of(read_by_newcomers(sightings), sightings, END)
+    assert mix is None or sum(mix.shares) < 0.5
+
+
+def test_what_changes_from_day_to_day_is_told_by_the_last_days() -> None:
+    sightings = slowly_changing()
+    mix = mix_of(read_by_newcomers(sightings), sightings, END)
+    assert mix is not None
+    assert list(mix.windows) == sorted(mix.windows, reverse=True)
+    assert sum(mix.shares) > 0.4
+    assert sum(share for window, share in zip(*mix, strict=True) if window < DAY) > 0.4
+
+
+@pytest.mark.parametrize("world", [library, slowly_changing])
+def test_no_other_mixture_makes_what_newcomers_met_likelier(world) -> None:
+    """At the maximum, on average over what was met, no window is likelier than the mixture, and those in it are as likely."""
+    sightings = world()
+    histories = read_by_newcomers(sightings)
+    mix = mix_of(histories, sightings, END)
+    found = {} if mix is None else dict(zip(*mix, strict=True))
+    known = sightings.times_before(END)
+    span = timedelta(microseconds=END - int(known[0]))
+    windows = [None, span / 4, span / 16, span / 64]
+    shares = torch.tensor([1 - sum(found.values()), *(found.get(window, 0.0) for window in windows[1:])])
+    likelier = []
+    for part in (0.5, 0.6, 0.7, 0.8, 0.9):
+        moment = int(known[int(part * len(known))])
+        came = histories.times[histories.offsets[:-1]] >= moment
+        for user in came.nonzero().squeeze(1).tolist():
+            met = histories.items[histories.offsets[user] : histories.offsets[user + 1]].unique()
+            met = met[sightings.counts(moment, None)[met] > 0]
+            counts = torch.stack([sightings.counts(moment, window) for window in windows]).double()
+            chances = counts[:, met] / counts.sum(1, keepdim=True)
+            likelier.append(((chances / (shares.double() @ chances)).sum(1), int(came.sum()), len(met)))
+    total = sum(of_all / number for of_all, number, _ in likelier)
+    weight = sum(met / number for _, number, met in likelier)
+    assert (total / weight <= 1.03).all()
+    assert ((total / weight - 1).abs()[shares > 0.05] < 0.03).all()
+
+
+def test_a_mixture_is_told_from_what_lies_before_the_moment() -> None:
+    sightings, until = slowly_changing(), END // 2
+    histories = read_by_newcomers(sightings)
+    mix = mix_of(histories, sightings, until)
+    known = sightings._times < until
+    past = Sightings(sightings._items[known], sightings._times[known], sightings.num_items)
+    assert mix is not None
+    assert mix == mix_of(histories, past, until)
+
+
+def test_too_few_newcomers_say_nothing_of_a_mixture() -> None:
+    sightings = slowly_changing()
+    histories = read_by_newcomers(sightings, of_each=len(sightings.times_before(END)) // 40)
+    assert mix_of(histories, sightings, END) is None
+    assert mix_of(histories._replace(times=histories.times[:0]), sightings, END) is None

@@ -1,16 +1,19 @@
 """What follows from how fast items come and go: in evaluations it is done, in nights it is said."""
 
+import json
 import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import pytest
 import torch
 
 from pipelines import evaluate, nightly, tune
 from pipelines.inputs import read_inputs
 from pipelines.learning import at_pace
 from pipelines.loading import load
+from pipelines.outcomes import ConfigError
 from pipelines.settings import EvaluateSettings, NightSettings, TuneSettings, duration_text
 
 FIRST, DAYS = datetime(2026, 3, 1, tzinfo=UTC), 8
@@ -160,11 +163,79 @@ def test_where_newcomers_read_what_is_new_training_looks_at_newcomers_of_the_pas
     assert result["shots"]["0"]["default"] > 2 * result["shots"]["0"]["best_baseline"]
 
 
-def test_where_newcomers_read_what_was_always_there_nothing_changes(tmp_path) -> None:
+def test_where_newcomers_read_what_was_always_there_popularity_alone_is_mixed(tmp_path) -> None:
     settings = settings_of(readers(tmp_path, of_news=False), NEWCOMERS)
     inputs, moment = read_inputs(settings, None), FIRST + timedelta(days=7)
-    assert at_pace(settings, settings.learners[0], inputs, moment, None) == (
-        settings,
-        settings.learners[0],
-        "",
+    found = at_pace(settings, settings.learners[0], inputs, moment, None)
+    assert found.learner == settings.learners[0]
+    assert found.story.model_copy(update={"popularity_mix": ()}) == settings
+    assert 0 < sum(part.share for part in found.story.popularity_mix) <= 0.5
+    said = settings_of(tmp_path, NEWCOMERS, ("popularity_window", "1d"))
+    assert at_pace(said, said.learners[0], inputs, moment, None) == (said, said.learners[0], "")
+
+
+def seasons(folder: Path) -> Path:
+    """A few readers come every hour and read eight of sixty items: more often of the twenty that are liked that day."""
+    draw, rows = torch.Generator().manual_seed(0), []
+    for hour in range(DAYS * 24):
+        liked = torch.ones(60)
+        liked[torch.arange(20) + 3 * (hour // 24)] = 2.5  # seventeen of these the next day too
+        for reader in range(4):
+            at = FIRST + timedelta(hours=hour, minutes=10 * reader)
+            rows += [
+                (f"u{hour}-{reader}", f"i{item}", at + timedelta(minutes=minute))
+                for minute, item in enumerate(torch.multinomial(liked, 8, generator=draw).tolist())
+            ]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row").write_parquet(
+        folder / "clicks.parquet"
     )
+    return folder
+
+
+def test_newcomers_without_history_get_what_is_popular_by_now(tmp_path, caplog) -> None:
+    settings = settings_of(seasons(tmp_path), NEWCOMERS, ("baselines", "null"))
+    with caplog.at_level(logging.INFO):
+        result = evaluate.evaluate(settings, "abcdefgh")
+    assert "Laddered: what was met of late foretells newcomers" in caplog.text
+    assert "fitted with popularity_mix: [{window: 1d18h, share: " in caplog.text
+    rows = json.loads(next(tmp_path.glob("workspace/evaluations/*/result.json")).read_text())
+    assert rows == json.loads(json.dumps(result))
+    table = next(tmp_path.glob("workspace/evaluations/*/tables.md")).read_text()
+    popular = float(table.split("| Popularity | ")[1].split(" ")[0])  # of all time, without history
+    assert result["shots"]["0"]["default"] > 1.05 * popular
+
+
+def test_what_the_log_says_is_a_setting(tmp_path) -> None:
+    settings = settings_of(seasons(tmp_path), NEWCOMERS)
+    inputs, moment = read_inputs(settings, None), FIRST + timedelta(days=7)
+    found = at_pace(settings, settings.learners[0], inputs, moment, None)
+    said = settings_of(tmp_path, NEWCOMERS + f"{found}\n")
+    assert said.popularity_mix == found.story.popularity_mix
+    assert at_pace(said, said.learners[0], inputs, moment, None) == (said, said.learners[0], "")
+
+
+@pytest.mark.parametrize(
+    ("mix", "told"),
+    [
+        ("[{window: 1d, share: 0.6}, {window: 1h, share: 0.6}]", "1.2 together; expected 1 at most"),
+        ("[{window: 1d, share: 0.6}]\npopularity_window: 1d", "expected no popularity_window beside it"),
+        ("[{window: 1d, share: 1.6}]", "popularity_mix"),
+    ],
+)
+def test_a_mixture_that_is_none_is_refused(tmp_path, mix, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        settings_of(seasons(tmp_path), NEWCOMERS + f"popularity_mix: {mix}\n")
+
+
+def test_a_baseline_with_a_window_of_its_own_has_no_mixture(tmp_path) -> None:
+    popularity = "recsys_meta.baselines.popularity.Popularity"
+    windows = f"[{{class_path: {popularity}, popularity_window: 6h}}, {popularity}]"
+    of_all, rows = seasons(tmp_path), []
+    for mix in ("", "popularity_mix: [{window: 6h, share: 0.9}]\n"):
+        settings = settings_of(of_all, NEWCOMERS + mix, ("baselines", windows), ("learners", "[]"))
+        evaluate.evaluate(settings, f"abcdefg{len(rows)}")
+        table = tmp_path / "workspace" / "evaluations" / f"abcdefg{len(rows)}" / "tables.md"
+        lines = table.read_text().splitlines()[:4]
+        rows.append({line.split(" | ")[0]: line for line in lines if line.startswith("| Pop")})
+    assert rows[0]["| Popularity(6h)"] == rows[1]["| Popularity(6h)"]
+    assert rows[0]["| Popularity"] != rows[1]["| Popularity"]
