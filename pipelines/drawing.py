@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import polars as pl
@@ -18,6 +19,7 @@ from recsys_meta.episodes import (
     NewcomerSplits,
     RandomSplits,
     Sightings,
+    met_before,
     newcomer_moments,
     rows_of,
     select,
@@ -50,13 +52,13 @@ def clock_of(
 ) -> CatalogueClock:
     """The catalogue of any moment, as of all events known."""
     if isinstance(known, Histories):
-        known = Sightings(known.items, known.times, len(items.ids))
+        known = Sightings(known.items, known.times, len(items.ids), partial(met_before, known))
     return CatalogueClock(
         items,
         known,
         windows=story.item_windows,
         popularity_window=story.popularity_window,
-        popularity_mix=[(part.window, part.share) for part in story.popularity_mix],
+        popularity_mix=[(part.what, part.share) for part in story.popularity_mix],
         candidate_window=story.candidates.seen_within,
         eligible=eligible,
     )

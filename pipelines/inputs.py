@@ -2,7 +2,7 @@
 
 import hashlib
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from pipelines.settings import (
     Story,
 )
 from recsys_meta import ingest
-from recsys_meta.episodes import Sightings, group
+from recsys_meta.episodes import Sightings, group, met_before
 from recsys_meta.tables import ITEM_ID, TIMESTAMP, USER_ID, VALUE, Feature
 from recsys_meta.tensors import Histories
 
@@ -79,7 +79,8 @@ class Inputs(Tables):
     @cached_property
     def sightings(self) -> Sightings:
         """When each item of ``item_ids`` was met in the events."""
-        return Sightings(self.histories.items, self.histories.times, len(self.item_ids))
+        before = partial(met_before, self.histories)
+        return Sightings(self.histories.items, self.histories.times, len(self.item_ids), before)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -26,7 +26,16 @@ from pipelines.settings import (
 )
 from recsys_meta import __version__, ingest, store
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import FeatureEncoder, group, mix_of, num_derived, pace_of, rows_of, trend_of
+from recsys_meta.episodes import (
+    FeatureEncoder,
+    group,
+    late_of,
+    mix_of,
+    num_derived,
+    pace_of,
+    rows_of,
+    trend_of,
+)
 from recsys_meta.models.losses import RATING_LOSSES
 from recsys_meta.tables import VALUE, Feature
 from recsys_meta.tensors import Sizes
@@ -217,11 +226,7 @@ class AtPace(NamedTuple, Generic[S]):
     def __str__(self) -> str:
         """The settings that differ, as a config has them."""
         if self.story.popularity_mix:
-            parts = (
-                f"{{window: {duration_text(part.window)}, share: {part.share:g}}}"
-                for part in self.story.popularity_mix
-            )
-            return f"popularity_mix: [{', '.join(parts)}]"
+            return f"popularity_mix: [{', '.join(map(str, self.story.popularity_mix))}]"
         training = f"training: {{split: {self.story.split}"
         if self.story.split == "moment":
             moments = (f"{name}: {duration_text(value)}" for name, value in self.story.training.moments)
@@ -239,11 +244,13 @@ def at_pace(
     inputs: Inputs,
     moment: datetime | None,
     horizon: timedelta | None,
+    met: int = 0,
 ) -> AtPace[S]:
     """The settings of a learner where items come and go within the horizon that it serves; elsewhere the same.
 
     Such items are known by what they are at the moment rather than by their ids: training looks forward from moments of the
-    past, and counts of the last hours stand beside ages. Without a horizon it is newcomers who are served, whenever they come.
+    past, and counts of the last hours stand beside ages. Without a horizon it is newcomers who are served, whenever they come,
+    with what they want after they met so many things.
     Only what says nothing else is settled so: ``training.split: auto`` without ``item_windows`` and ``popularity_mix``.
     """
     learner = LearnerSettings(class_path=choice.class_path, init_args=choice.init_args)
@@ -252,7 +259,7 @@ def at_pace(
     if moment is None or said:
         return same
     if horizon is None:
-        return for_newcomers(story, learner, inputs, moment)
+        return for_newcomers(story, learner, inputs, moment, met)
     pace = pace_of(inputs.sightings, microseconds(moment), horizon)
     if pace is None or pace.window is None or not pace.fleeting(horizon):
         return same
@@ -273,11 +280,13 @@ def at_pace(
     return AtPace(story, learner, why)
 
 
-def for_newcomers(story: S, learner: LearnerSettings, inputs: Inputs, moment: datetime) -> AtPace[S]:
+def for_newcomers(
+    story: S, learner: LearnerSettings, inputs: Inputs, moment: datetime, met: int
+) -> AtPace[S]:
     """The settings of a learner that serves newcomers, where what is popular by now says more of them than what always was."""
     trend = trend_of(inputs.histories, inputs.sightings, microseconds(moment))
     if trend is None:
-        return with_mix(story, learner, inputs, moment)
+        return with_mix(story, learner, inputs, moment, met)
     why = (
         f"items rise and fall: the ten most popular of the last {duration_text(trend.window)} are {100 * trend.hits:.0f} % of"
         f" what newcomers meet, those of all time {100 * trend.hits_of_all_time:.0f} %"
@@ -295,20 +304,28 @@ def for_newcomers(story: S, learner: LearnerSettings, inputs: Inputs, moment: da
     return AtPace(story, learner, why)
 
 
-def with_mix(story: S, learner: LearnerSettings, inputs: Inputs, moment: datetime) -> AtPace[S]:
-    """The settings of a learner that serves newcomers, with popularity mixed half as suited those of the past: half of it stays
-    that of all time, for no moment is quite like those before it.
+def with_mix(story: S, learner: LearnerSettings, inputs: Inputs, moment: datetime, met: int) -> AtPace[S]:
+    """The settings of a learner that serves newcomers, with popularity mixed for what they want after they met so many things.
+
+    Windows have half of the share that would have suited newcomers of the past, for no moment is quite like those before it.
     """
-    said = story.popularity_window is not None
-    mix = None if said else mix_of(inputs.histories, inputs.sightings, microseconds(moment))
-    if mix is None:
+    if story.popularity_window is not None:
         return AtPace(story, learner, "")
-    parts = tuple(
-        MixSettings(window=rounded(window), share=round(share / 2, 3))
-        for window, share in zip(*mix, strict=True)
-    )
-    why = f"what was met of late foretells newcomers: {100 * sum(mix.shares):.0f} % of the best mixture for those of the past"
-    return AtPace(story.model_copy(update={"popularity_mix": parts}), learner, why)
+    now, parts, why = microseconds(moment), list[MixSettings](), []
+    mix = mix_of(inputs.histories, inputs.sightings, now)
+    if mix is not None:
+        halves = zip(mix.windows, mix.shares, strict=True)
+        parts += [MixSettings(window=rounded(window), share=round(share / 2, 3)) for window, share in halves]
+        why.append(
+            f"newcomers of the past are foretold best with {100 * sum(mix.shares):.0f} % of what was met of late"
+        )
+    late = late_of(inputs.histories, len(inputs.item_ids), now, met)
+    if late is not None:
+        rest = 1 - sum(part.share for part in parts)
+        found = zip(late.after, late.shares, strict=True)
+        parts += [MixSettings(after=after, share=round(share * rest, 3)) for after, share in found]
+        why.append(f"what users meet after {met} things differs from what they all meet")
+    return AtPace(story.model_copy(update={"popularity_mix": tuple(parts)}), learner, "; ".join(why))
 
 
 def rounded(window: timedelta) -> timedelta:

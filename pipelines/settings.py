@@ -474,10 +474,31 @@ def _score_kind(found: object) -> str:
 
 
 class MixSettings(Settings):
-    """A part of what popularity is mixed from."""
+    """A part of what popularity is mixed from: a window, or what users meet late."""
 
-    window: Duration = Field(description="events within this time before the moment")
+    window: Duration | None = Field(default=None, description="events within this time before the moment")
+    after: PositiveInt | None = Field(
+        default=None,
+        description="events of users who had met so many things before, whenever; in place of window",
+    )
     share: Share = Field(description="of the mixture; what they all leave is that of all time")
+
+    @property
+    def what(self) -> timedelta | int:
+        """The window, or after how many things."""
+        what = self.window if self.after is None else self.after
+        assert what is not None
+        return what
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        if (self.window is None) == (self.after is None):
+            raise ValueError("expected window or after, one of the two")
+        return self
+
+    def __str__(self) -> str:
+        what = f"after: {self.after}" if self.window is None else f"window: {duration_text(self.window)}"
+        return f"{{{what}, share: {self.share:g}}}"
 
 
 class Story(Settings):
@@ -496,7 +517,7 @@ class Story(Settings):
     )
     popularity_mix: tuple[MixSettings, ...] = Field(
         default=(),
-        description="popularity by now: shares of the counts of windows, the rest of all time; in place of popularity_window",
+        description="what popularity is mixed from: shares of parts, the rest of all time; in place of popularity_window",
     )
     item_windows: tuple[Duration, ...] = Field(
         default=(), description="log counts of events within each of these times become features of the items"

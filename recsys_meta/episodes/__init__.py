@@ -3,9 +3,9 @@
 from recsys_meta.episodes.catalogue import CatalogueClock, Sightings, num_derived
 from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
 from recsys_meta.episodes.encoding import FeatureEncoder, Scale
-from recsys_meta.episodes.histories import group, head, is_first, met_by_others, newest, select
+from recsys_meta.episodes.histories import group, head, is_first, met_before, met_by_others, newest, select
 from recsys_meta.episodes.ids import rows_of, split_folds, split_users, user_keys
-from recsys_meta.episodes.pace import mix_of, pace_of, trend_of
+from recsys_meta.episodes.pace import late_of, mix_of, pace_of, trend_of
 from recsys_meta.episodes.sampling import (
     MomentSplits,
     NewcomerSplits,
@@ -28,6 +28,8 @@ __all__ = [
     "group",
     "head",
     "is_first",
+    "late_of",
+    "met_before",
     "met_by_others",
     "mix_of",
     "newcomer_moments",

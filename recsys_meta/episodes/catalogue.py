@@ -1,8 +1,9 @@
 """The catalogue as of a moment: what the interactions before it say about each item, and nothing later."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,10 +27,13 @@ class Sightings:
     """When each item was met: interactions sorted once, for any number of clocks.
 
     items: [M] int64, rows of a catalogue of ``num_items``. times: [M] int64 in microseconds since 1970 UTC, or of
-        length 0 where time is unknown.
+        length 0 where time is unknown. met_before: gives [M] int64, how many things its user had met before
+        each, and is asked when it is needed; None: not known.
     """
 
-    def __init__(self, items: Tensor, times: Tensor, num_items: int) -> None:
+    def __init__(
+        self, items: Tensor, times: Tensor, num_items: int, met_before: Callable[[], Tensor] | None = None
+    ) -> None:
         if len(times) not in (0, len(items)):
             raise ValueError(
                 f"{len(times)} times for {len(items)} interactions; one each was expected, or none"
@@ -39,6 +43,8 @@ class Sightings:
         # Events are known by their rank in time, and item * (M + 1) + rank is sorted within each item:
         # with ranks instead of times it stays within 64 bits whatever the span of time.
         self._times, self._items = times, items
+        self._unsorted = times if met_before is not None else None
+        self._met_before = met_before
         if self.timed:
             self._times, order = torch.sort(times, stable=True)
             self._items = items.index_select(0, order)
@@ -64,6 +70,25 @@ class Sightings:
             return self._ends(moment) - self._begins
         recent = self._items[self._rank(moment - window // _MICROSECOND) : self._rank(moment)]
         return torch.bincount(recent, minlength=self.num_items)
+
+    def counts_after(self, met: int, moment: int | None) -> Tensor:
+        """The number of events of each item before a known moment whose user had met so many things or more, [I] int64.
+
+        Raises ValueError where it is not known what users had met.
+        """
+        rank = self._rank(moment)
+        late = self._items[:rank][self._met_before_in_time[:rank] >= met]
+        return torch.bincount(late, minlength=self.num_items)
+
+    @cached_property
+    def _met_before_in_time(self) -> Tensor:
+        """What users had met before each event, in the order of time, [M] int64."""
+        if self._met_before is None or self._unsorted is None:
+            raise ValueError(
+                "what users meet late needs histories, but of these interactions the users are not known"
+            )
+        met = self._met_before()
+        return met.index_select(0, torch.sort(self._unsorted, stable=True).indices) if self.timed else met
 
     def ages(self, moment: int) -> tuple[Tensor, Tensor]:
         """Scaled log hours since the first and since the last event of each item, [I] both."""
@@ -102,8 +127,9 @@ class CatalogueClock:
     features: I items. sightings: of the same items.
     windows: for each one the log count of the events in it becomes a number of the item; with any window the
         ages since the first and the last event do too. popularity_window: what ``log_popularity`` counts in;
-        None: all time. popularity_mix: pairs of a window and a share; as of a moment ``log_popularity`` is that of as many events
-        as in all time, so shared out by the counts of each window, and the rest by those of all time.
+        None: all time. popularity_mix: pairs of a part and its share; as of a moment ``log_popularity`` is that of as many events
+        as in all time, shared out by the counts of each part, and the rest by those of all time. A part is a window, or what
+        users meet after so many other things, whenever.
     candidate_window: only items with an event in the last so much time are eligible; None: all.
     eligible: [I] bool, which items may be recommended at all; None: all.
     """
@@ -115,17 +141,20 @@ class CatalogueClock:
         *,
         windows: Sequence[timedelta] = (),
         popularity_window: timedelta | None = None,
-        popularity_mix: Sequence[tuple[timedelta, float]] = (),
+        popularity_mix: Sequence[tuple[timedelta | int, float]] = (),
         candidate_window: timedelta | None = None,
         eligible: Tensor | None = None,
     ) -> None:
         self.timed = sightings.timed
-        mixed = [window for window, _ in popularity_mix]
-        limits = [*windows, *mixed, *(w for w in (popularity_window, candidate_window) if w is not None)]
+        mixed = [part for part, _ in popularity_mix]
+        recent = [part for part in mixed if isinstance(part, timedelta)]
+        limits = [*windows, *recent, *(w for w in (popularity_window, candidate_window) if w is not None)]
         if limits and not self.timed:
             raise ValueError(
                 f"windows {[str(w) for w in limits]} need times, but these interactions have none"
             )
+        if mixed and not self.timed:
+            raise ValueError("a mixture as of a moment needs times, but these interactions have none")
         if any(window <= timedelta(0) for window in limits):
             raise ValueError(f"windows {[str(w) for w in limits]} have to be longer than nothing")
         if mixed and (popularity_window is not None or sum(share for _, share in popularity_mix) > 1):
@@ -166,12 +195,16 @@ class CatalogueClock:
         return Catalogue(features, popularity, self.eligible(moment), hindsight=hindsight)
 
     def _mixed_counts(self, moment: int | None) -> Tensor:
-        """As many events as in all time, shared out as in the mixture, [I] float64; a window without events says what all do."""
+        """As many events as in all time, shared out as in the mixture, [I] float64; a part without events says what all do."""
         counts = self._sightings.counts(moment, None).double()
         mixed: Tensor = counts * (1 - sum(share for _, share in self._popularity_mix))
-        for window, share in self._popularity_mix:
-            recent = self._sightings.counts(moment, window).double()
-            mixed += share * (recent * (counts.sum() / recent.sum()) if recent.any() else counts)
+        for part, share in self._popularity_mix:
+            some = (
+                self._sightings.counts(moment, part)
+                if isinstance(part, timedelta)
+                else self._sightings.counts_after(part, moment)
+            ).double()
+            mixed += share * (some * (counts.sum() / some.sum()) if some.any() else counts)
         return mixed
 
     def eligible(self, moment: int | None) -> Tensor:

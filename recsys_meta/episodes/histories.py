@@ -72,6 +72,14 @@ def is_first(histories: Histories) -> Tensor:
     return first
 
 
+def met_before(histories: Histories) -> Tensor:
+    """How many things an interaction's user had met before it, [M] int64; what was met several times counts once."""
+    first = is_first(histories)
+    met = first.cumsum(0) - first.long()
+    active = histories.lengths > 0
+    return met - met[histories.offsets[:-1][active]].repeat_interleave(histories.lengths[active])
+
+
 def met_by_others(histories: Histories, known: Tensor) -> Tensor:
     """Whether another one of some users met the item of an interaction, [M] bool. known: the rows of these users."""
     among = torch.zeros(len(histories.lengths), dtype=torch.bool).index_fill(0, known, True)[

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.episodes.catalogue import Sightings
-from recsys_meta.episodes.histories import is_first
+from recsys_meta.episodes.histories import is_first, met_before
 from recsys_meta.tensors import Histories
 
 _LISTED = 10
@@ -21,6 +21,8 @@ _FEWEST_MOMENTS, _FEWEST_NEWCOMERS = 3, 30
 _PARTS_OF_ALL = (4, 16, 64, 256, 1024)
 # Of a mixture: windows as parts of all time, rounds of EM, and the share below which a window is left out.
 _PARTS_MIXED, _ROUNDS, _LEAST_SHARE = (4, 16, 64), 100, 0.01
+# Of what comes late: parts of how much was met before, and how much likelier it has to be, in nats an event.
+_PARTS_OF_MET, _WORTH = (4, 2, 1), 0.01
 _MET_BEFORE = 3  # of a newcomer's items, after which it is asked what comes: the first ones are those of its first minute
 _NEARLY = 0.9
 _MORE = 0.02  # of the items that newcomers meet: below that popularity says little, whenever it is counted
@@ -126,21 +128,72 @@ def mix_of(histories: Histories, sightings: Sightings, moment: int) -> Mix | Non
     """
     windows, chances, weights = _windows(sightings, moment, _PARTS_MIXED), [], []
     for newcomers in _newcomers(histories, sightings, moment):
-        at_each = torch.stack([_shares(sightings, newcomers.moment, window) for window in windows])
         each = torch.bincount(newcomers.place).double()
         weight = (each.clamp(max=_LISTED) / each)[newcomers.place]
-        chances.append(at_each[:, newcomers.items])
-        weights.append(weight / weight.sum())
+        wanted = torch.bincount(newcomers.items, weight, minlength=sightings.num_items)
+        met = wanted.nonzero().squeeze(1)
+        at_each = torch.stack([_shares(sightings, newcomers.moment, window) for window in windows])
+        chances.append(at_each[:, met])
+        weights.append(wanted[met] / wanted.sum())
     if len(chances) < _FEWEST_MOMENTS:
         return None
-    chance, weight = torch.cat(chances, 1), torch.cat(weights) / len(weights)
-    shares = torch.full((len(windows),), 1 / len(windows), dtype=torch.float64)
-    for _ in range(_ROUNDS):
-        parts = shares.unsqueeze(1) * chance
-        shares = (parts / parts.sum(0)) @ weight
+    shares = _likeliest(torch.cat(chances, 1), torch.cat(weights) / len(weights))
     found = zip(windows, shares.tolist(), strict=True)
     kept = [(window, share) for window, share in found if window is not None and share >= _LEAST_SHARE]
     return Mix(*map(tuple, zip(*kept, strict=True))) if kept else None
+
+
+class Late(NamedTuple):
+    """Of what it would best be mixed what users meet late."""
+
+    after: tuple[int, ...]  # of what users meet after so many other things; ascending
+    shares: tuple[float, ...]  # the rest is that of all they meet
+
+
+def late_of(histories: Histories, num_items: int, moment: int, met: int) -> Late | None:
+    """The mixture of what all users meet, whenever, and of what they meet after some and after many other things, that makes what
+    they meet after so many likeliest: first everybody buys bread, and there are more beginners than others.
+
+    As in ``mix_of``, but each event is foretold by all others. None where these foretell hardly more than counts of all, or users
+    are too few.
+
+    histories: of all users, in order. moment: what lies before it is looked at, in microseconds since 1970 UTC. met: after how
+        many things it is asked what comes.
+    """
+    if not histories.timed or not met:
+        return None
+    known = is_first(histories) & (histories.times < moment)
+    items, before = histories.items[known], met_before(histories)[known]
+    late = before >= met
+    place = torch.unique(histories.owners()[known][late], return_inverse=True)[1]
+    each = torch.bincount(place).double()
+    if len(each) < _FEWEST_NEWCOMERS:
+        return None
+    after = sorted({0, *(-(-met // part) for part in _PARTS_OF_MET)})
+    counts = torch.stack([torch.bincount(items[before >= n], minlength=num_items) for n in after]).double()
+    wanted = torch.bincount(items[late], (each.clamp(max=_LISTED) / each)[place], minlength=num_items)
+    wanted[counts[0] < 2] = 0  # met by nobody else
+    asked = wanted.nonzero().squeeze(1)
+    if not len(asked):
+        return None
+    wanted = wanted[asked] / wanted.sum()
+    chance = ((counts[:, asked] - 1) / (counts.sum(1, keepdim=True) - 1)).clamp(min=0)
+    shares = _likeliest(chance, wanted)
+    if not (shares @ chance / chance[0]).log() @ wanted > _WORTH:
+        return None
+    kept = [
+        (n, share) for n, share in zip(after, shares.tolist(), strict=True) if n and share >= _LEAST_SHARE
+    ]
+    return Late(*map(tuple, zip(*kept, strict=True)))
+
+
+def _likeliest(chance: Tensor, weight: Tensor) -> Tensor:
+    """The shares of the mixture of largest likelihood, [K]. chance: of M things in each of K parts, [K, M]; weight: [M]."""
+    shares = torch.full((len(chance),), 1 / len(chance), dtype=torch.float64)
+    for _ in range(_ROUNDS):
+        parts = shares.unsqueeze(1) * chance
+        shares = (parts / parts.sum(0)) @ weight
+    return shares
 
 
 def _shares(sightings: Sightings, moment: int, window: timedelta | None) -> Tensor:

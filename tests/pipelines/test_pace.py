@@ -196,7 +196,7 @@ def test_newcomers_without_history_get_what_is_popular_by_now(tmp_path, caplog) 
     settings = settings_of(seasons(tmp_path), NEWCOMERS, ("baselines", "null"))
     with caplog.at_level(logging.INFO):
         result = evaluate.evaluate(settings, "abcdefgh")
-    assert "Laddered: what was met of late foretells newcomers" in caplog.text
+    assert "Laddered: newcomers of the past are foretold best with" in caplog.text
     assert "fitted with popularity_mix: [{window: 1d18h, share: " in caplog.text
     rows = json.loads(next(tmp_path.glob("workspace/evaluations/*/result.json")).read_text())
     assert rows == json.loads(json.dumps(result))
