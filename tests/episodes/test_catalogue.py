@@ -104,6 +104,30 @@ def test_mixed_popularity_shares_all_events_out_by_the_counts_of_each_window(
         assert mixed[item].item() == pytest.approx(math.log1p(expected), abs=1e-5)
 
 
+@given(
+    events=st.lists(st.tuples(st.integers(0, NUM_ITEMS - 1), HOURS, st.integers(0, 5)), max_size=20),
+    hour=HOURS,
+)
+@settings(deadline=None, max_examples=60)
+def test_what_users_meet_late_is_a_part_of_popularity(events: list[tuple[int, int, int]], hour: int) -> None:
+    items, times = columns([(item, h) for item, h, _ in events])
+    met = torch.tensor([n for _, _, n in events], dtype=torch.int64)
+    told = Sightings(items, times, NUM_ITEMS, lambda: met)
+    mix = [(3, 0.6)]
+    mixed = CatalogueClock(features(NUM_ITEMS), told, popularity_mix=mix).at(hour * HOUR).log_popularity
+    known = [item for item, h, _ in events if h < hour]
+    late = [item for item, h, n in events if h < hour and n >= 3]
+    for item in range(NUM_ITEMS):
+        part = late.count(item) / len(late) * len(known) if late else known.count(item)
+        wanted = math.log1p(0.4 * known.count(item) + 0.6 * part)
+        assert mixed[item].item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_without_users_nothing_is_known_to_come_late() -> None:
+    with pytest.raises(ValueError, match="users are not known"):
+        clock([(0, 1)], popularity_mix=[(3, 0.6)]).at(2 * HOUR)
+
+
 @given(events=EVENTS)
 @settings(deadline=None, max_examples=20)
 def test_episodes_of_any_time_are_drawn_with_counts_of_all_time(events: list[tuple[int, int]]) -> None:
@@ -126,6 +150,8 @@ def test_without_times_there_is_the_total_count_and_no_moment() -> None:
         CatalogueClock(features(3), sightings, windows=WINDOWS)
     with pytest.raises(ValueError, match="need times"):
         CatalogueClock(features(3), sightings, popularity_mix=[(timedelta(hours=1), 0.5)])
+    with pytest.raises(ValueError, match="needs times"):
+        CatalogueClock(features(3), sightings, popularity_mix=[(2, 0.5)])
 
 
 def test_items_that_may_not_be_recommended_never_become_eligible() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.episodes import group, head, is_first, met_by_others, newest, select
+from recsys_meta.episodes import group, head, is_first, met_before, met_by_others, newest, select
 from recsys_meta.tables import INSTANT
 from recsys_meta.tensors import Histories
 
@@ -119,6 +119,18 @@ def test_exactly_the_first_interaction_with_an_item_is_first(events: list[tuple[
         wanted.append(pair not in seen)
         seen.add(pair)
     assert is_first(histories).tolist() == wanted
+
+
+@given(events=EVENTS)
+@settings(deadline=None, max_examples=60)
+def test_what_a_user_met_before_is_counted_once_each(events: list[tuple[str, int, int]]) -> None:
+    histories = group(table(events), USERS, ITEMS)
+    met: dict[int, set[int]] = {}
+    wanted = []
+    for user, item in zip(histories.owners().tolist(), histories.items.tolist(), strict=True):
+        wanted.append(len(met.setdefault(user, set())))
+        met[user].add(item)
+    assert met_before(histories).tolist() == wanted
 
 
 @given(events=EVENTS, known=st.sets(st.integers(0, len(USERS) - 1)))

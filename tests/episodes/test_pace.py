@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 import torch
 
-from recsys_meta.episodes import Sightings, mix_of, pace_of, trend_of
+from recsys_meta.episodes import Sightings, late_of, mix_of, pace_of, trend_of
 from recsys_meta.tensors import Histories
 
 MINUTE = 60_000_000  # microseconds
@@ -216,3 +216,75 @@ def test_too_few_newcomers_say_nothing_of_a_mixture() -> None:
     histories = read_by_newcomers(sightings, of_each=len(sightings.times_before(END)) // 40)
     assert mix_of(histories, sightings, END) is None
     assert mix_of(histories._replace(times=histories.times[:0]), sightings, END) is None
+
+
+def shoppers(users: int = 200) -> Histories:
+    """Everybody buys ten of twelve staples first, in any order; then half of them fifteen of forty other things."""
+    draw = torch.Generator().manual_seed(0)
+    rows = []
+    for user in range(users):
+        staples = torch.randperm(12, generator=draw)[:10]
+        others = 12 + torch.randperm(40, generator=draw)[: 15 if user % 2 else 0]
+        rows.append(torch.cat([staples, others]))
+    lengths = torch.tensor([len(row) for row in rows])
+    items = torch.cat(rows)
+    times = torch.arange(len(items)) * MINUTE
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    return Histories(items, torch.ones(len(items)), times, offsets)
+
+
+def test_what_comes_late_is_told_by_what_came_late_to_others() -> None:
+    histories = shoppers()
+    late = late_of(histories, 52, len(histories.items) * MINUTE, 10)
+    assert late is not None
+    assert late.after == (10,)  # nothing else is foretold by staples
+    assert late.shares[0] > 0.95
+
+
+def test_where_things_are_met_in_any_order_nothing_comes_late() -> None:
+    sightings = library()
+    assert late_of(read_by_newcomers(sightings), 80, END, 4) is None
+
+
+def test_late_is_told_from_enough_users_before_the_moment() -> None:
+    histories = shoppers()
+    half = int(histories.times[histories.offsets[100]])
+    some = late_of(histories, 52, half, 10)
+    assert some is not None
+    cut = histories.take(torch.arange(100))
+    assert some == late_of(cut, 52, half, 10)
+    assert late_of(histories.take(torch.arange(58)), 52, END, 10) is None  # 29 of them buy more than staples
+    assert late_of(histories, 52, half, 0) is None
+    assert late_of(histories._replace(times=histories.times[:0]), 52, half, 10) is None
+
+
+def test_every_late_event_is_foretold_by_all_others() -> None:
+    """Things that one user alone met tell nothing, and of the rest no part is likelier than the mixture, each event left out."""
+    draw = torch.Generator().manual_seed(1)
+    histories = shoppers()
+    alone = torch.rand(len(histories.items), generator=draw) < 0.1
+    items = torch.where(alone, 52 + alone.cumsum(0), histories.items)
+    histories = histories._replace(items=items)
+    num_items, until = int(items.max()) + 1, len(items) * MINUTE
+    late = late_of(histories, num_items, until, 8)
+    assert late is not None
+    found = dict(zip(*late, strict=True))
+    after = [0, 2, 4, 8]
+    shares = torch.tensor([1 - sum(found.values()), *(found.get(n, 0.0) for n in after[1:])]).double()
+    place = torch.cat([torch.arange(int(n)) for n in histories.lengths])
+    total, weight = torch.zeros(4, dtype=torch.float64), 0.0
+    for user in range(len(histories.lengths)):
+        mine = range(int(histories.offsets[user]) + 8, int(histories.offsets[user + 1]))
+        for event in mine:
+            others = torch.arange(len(items)) != event
+            counts = torch.stack(
+                [torch.tensor([float((items[others & (place >= n)] == items[event]).sum())]) for n in after]
+            ).squeeze(1)
+            if counts[0] == 0:
+                continue
+            chances = counts.double() / torch.tensor([float((others & (place >= n)).sum()) for n in after])
+            share = min(len(mine), 10) / len(mine)
+            total += share * chances / (shares @ chances)
+            weight += share
+    assert (total / weight <= 1.03).all()
+    assert ((total / weight - 1).abs()[shares > 0.05] < 0.03).all()

@@ -220,6 +220,8 @@ def test_what_the_log_says_is_a_setting(tmp_path) -> None:
         ("[{window: 1d, share: 0.6}, {window: 1h, share: 0.6}]", "1.2 together; expected 1 at most"),
         ("[{window: 1d, share: 0.6}]\npopularity_window: 1d", "expected no popularity_window beside it"),
         ("[{window: 1d, share: 1.6}]", "popularity_mix"),
+        ("[{window: 1d, after: 3, share: 0.6}]", "expected window or after, one of the two"),
+        ("[{share: 0.6}]", "expected window or after, one of the two"),
     ],
 )
 def test_a_mixture_that_is_none_is_refused(tmp_path, mix, told) -> None:
@@ -239,3 +241,35 @@ def test_a_baseline_with_a_window_of_its_own_has_no_mixture(tmp_path) -> None:
         rows.append({line.split(" | ")[0]: line for line in lines if line.startswith("| Pop")})
     assert rows[0]["| Popularity(6h)"] == rows[1]["| Popularity(6h)"]
     assert rows[0]["| Popularity"] != rows[1]["| Popularity"]
+
+
+def beginners(folder: Path) -> Path:
+    """Every hour a few come, and buy six of eight staples first, then six of forty other things, of which ten are liked most."""
+    draw, rows = torch.Generator().manual_seed(0), []
+    liked = torch.cat([torch.full((10,), 8.0), torch.ones(30)])
+    for hour in range(DAYS * 24):
+        for reader in range(4):
+            at = FIRST + timedelta(hours=hour, minutes=10 * reader)
+            staples = torch.randperm(8, generator=draw)[:6].tolist()
+            others = (8 + torch.multinomial(liked, 6, generator=draw)).tolist()
+            rows += [
+                (f"u{hour}-{reader}", f"i{item}", at + timedelta(minutes=minute))
+                for minute, item in enumerate([*staples, *(others if reader else [])])
+            ]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row").write_parquet(
+        folder / "clicks.parquet"
+    )
+    return folder
+
+
+def test_newcomers_asked_for_what_comes_late_get_what_comes_late_to_others(tmp_path, caplog) -> None:
+    text = NEWCOMERS.replace("shots: [0, 1]", "shots: [0, 6]")
+    settings = settings_of(beginners(tmp_path), text, ("training.max_epochs", "1"))
+    with caplog.at_level(logging.INFO):
+        result = evaluate.evaluate(settings, "abcdefgh")
+    assert "what users meet after 6 things differs from what they all meet" in caplog.text
+    assert "after: 6, share: " in caplog.text
+    assert result["shots"]["0"]["default"] > 2 * result["shots"]["0"]["best_baseline"]
+    said = settings_of(tmp_path, text, ("training.split", "time"), ("training.max_epochs", "1"))
+    plain = evaluate.evaluate(said, "abcdefgi")
+    assert result["shots"]["6"]["default"] >= plain["shots"]["6"]["default"]
