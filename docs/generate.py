@@ -56,6 +56,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], type[BaseModel] | None], ...] =
     ("Interactions", "`interactions`", settings.InteractionSettings, settings.SourceSettings),
     ("Features", "`users`, `items`", settings.FeatureSettings, settings.SourceSettings),
     ("Lists of ids", "`score`, `candidates.table`", settings.IdTableSettings, settings.SourceSettings),
+    ("Parts of popularity", "`popularity_mix`", settings.MixSettings, None),
     ("Cold users", "`cold`", settings.ColdSettings, None),
     ("Candidates", "`candidates`", settings.CandidateSettings, None),
     ("Learners", "`learner`, `learners`, `baselines`", settings.LearnerSettings, None),
