@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -315,7 +316,7 @@ def with_mix(story: S, learner: LearnerSettings, inputs: Inputs, moment: datetim
     mix = mix_of(inputs.histories, inputs.sightings, now)
     if mix is not None:
         halves = zip(mix.windows, mix.shares, strict=True)
-        parts += [MixSettings(window=rounded(window), share=round(share / 2, 3)) for window, share in halves]
+        parts += [MixSettings(window=rounded(window), share=cut_off(share / 2)) for window, share in halves]
         why.append(
             f"newcomers of the past are foretold best with {100 * sum(mix.shares):.0f} % of what was met of late"
         )
@@ -323,9 +324,14 @@ def with_mix(story: S, learner: LearnerSettings, inputs: Inputs, moment: datetim
     if late is not None:
         rest = 1 - sum(part.share for part in parts)
         found = zip(late.after, late.shares, strict=True)
-        parts += [MixSettings(after=after, share=round(share * rest, 3)) for after, share in found]
+        parts += [MixSettings(after=after, share=cut_off(share * rest)) for after, share in found]
         why.append(f"what users meet after {met} things differs from what they all meet")
     return AtPace(story.model_copy(update={"popularity_mix": tuple(parts)}), learner, "; ".join(why))
+
+
+def cut_off(share: float) -> float:
+    """To three decimals, downwards, so that shares of one whole are no more than 1 together."""
+    return math.floor(1000 * share) / 1000
 
 
 def rounded(window: timedelta) -> timedelta:

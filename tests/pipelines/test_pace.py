@@ -269,6 +269,10 @@ def test_newcomers_asked_for_what_comes_late_get_what_comes_late_to_others(tmp_p
         result = evaluate.evaluate(settings, "abcdefgh")
     assert "what users meet after 6 things differs from what they all meet" in caplog.text
     assert "after: 6, share: " in caplog.text
+    found = at_pace(
+        settings, settings.learners[0], read_inputs(settings, None), FIRST + timedelta(days=7), None, 6
+    )
+    assert 0.97 < sum(part.share for part in found.story.popularity_mix) <= 1
     assert result["shots"]["0"]["default"] > 2 * result["shots"]["0"]["best_baseline"]
     said = settings_of(tmp_path, text, ("training.split", "time"), ("training.max_epochs", "1"))
     plain = evaluate.evaluate(said, "abcdefgi")
