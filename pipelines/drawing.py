@@ -188,5 +188,5 @@ def microseconds(instant: datetime) -> int:
 
 
 def catalogue_at(clock: CatalogueClock, moment: datetime | None) -> Catalogue:
-    """The catalogue of the moment, or of everything where time is unknown."""
-    return clock.at(None if moment is None or not clock.timed else microseconds(moment))
+    """The catalogue that users are served from at the moment, or of everything where time is unknown."""
+    return clock.served(None if moment is None or not clock.timed else microseconds(moment))

@@ -355,7 +355,7 @@ def suited(
     story = with_tasks_like(with_window(settings, choice), trial)
     if isinstance(choice, BaselineSettings):
         return story, choice
-    met = largest(story.protocol) if isinstance(story.protocol, TemporalProtocol) else 0
+    met = largest(story.protocol) if isinstance(story.protocol, HeldOutProtocol | TemporalProtocol) else 0
     paced = at_pace(story, choice, trial.inputs, trial.moment, trial.horizon, met)
     if paced.why:
         log.info("%s: %s; fitted with %s", name, paced.why, paced)

@@ -251,14 +251,16 @@ def at_pace(
 
     Such items are known by what they are at the moment rather than by their ids: training looks forward from moments of the
     past, and counts of the last hours stand beside ages. Without a horizon it is newcomers who are served, whenever they come,
-    with what they want after they met so many things.
+    and without a moment anybody, with what they want after they met so many things.
     Only what says nothing else is settled so: ``training.split: auto`` without ``item_windows`` and ``popularity_mix``.
     """
     learner = LearnerSettings(class_path=choice.class_path, init_args=choice.init_args)
     same = AtPace(story, learner, "")
     said = story.training.split != "auto" or bool(story.item_windows) or bool(story.popularity_mix)
-    if moment is None or said:
+    if said:
         return same
+    if moment is None:
+        return with_mix(story, learner, inputs, None, met) if story.split == "time" else same
     if horizon is None:
         return for_newcomers(story, learner, inputs, moment, met)
     pace = pace_of(inputs.sightings, microseconds(moment), horizon)
@@ -305,15 +307,21 @@ def for_newcomers(
     return AtPace(story, learner, why)
 
 
-def with_mix(story: S, learner: LearnerSettings, inputs: Inputs, moment: datetime, met: int) -> AtPace[S]:
-    """The settings of a learner that serves newcomers, with popularity mixed for what they want after they met so many things.
+def with_mix(
+    story: S, learner: LearnerSettings, inputs: Inputs, moment: datetime | None, met: int
+) -> AtPace[S]:
+    """The settings of a learner with popularity mixed for what users want after they met so many things, and as of a moment for
+    newcomers.
 
     Windows have half of the share that would have suited newcomers of the past, for no moment is quite like those before it.
     """
     if story.popularity_window is not None:
         return AtPace(story, learner, "")
-    now, parts, why = microseconds(moment), list[MixSettings](), []
-    mix = mix_of(inputs.histories, inputs.sightings, now)
+    now = inputs.sightings.known(None if moment is None else microseconds(moment))
+    parts, why = list[MixSettings](), []
+    if now is None:
+        return AtPace(story, learner, "")
+    mix = None if moment is None else mix_of(inputs.histories, inputs.sightings, now)
     if mix is not None:
         halves = zip(mix.windows, mix.shares, strict=True)
         parts += [MixSettings(window=rounded(window), share=cut_off(share / 2)) for window, share in halves]

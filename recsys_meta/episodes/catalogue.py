@@ -179,11 +179,19 @@ class CatalogueClock:
         None: as of all events, the moment after the last one. Without times only None can be answered.
         Raises ValueError where a moment is given but time is unknown.
         """
+        return self._at(moment, mixed=moment is not None)
+
+    def served(self, moment: int | None) -> Catalogue:
+        """As ``at``, for users who are served: popularity is mixed, where it is, without a moment too."""
+        return self._at(moment, mixed=True)
+
+    def _at(self, moment: int | None, *, mixed: bool) -> Catalogue:
         hindsight = moment is None and self._popularity_window is None
-        mixed = moment is not None and len(self._popularity_mix) > 0
         moment = self._sightings.known(moment)
         counts = (
-            self._mixed_counts(moment) if mixed else self._sightings.counts(moment, self._popularity_window)
+            self._mixed_counts(moment)
+            if mixed and self._popularity_mix
+            else self._sightings.counts(moment, self._popularity_window)
         )
         popularity = counts.float().log1p()
         features = self._features

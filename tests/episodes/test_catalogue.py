@@ -131,10 +131,15 @@ def test_without_users_nothing_is_known_to_come_late() -> None:
 @given(events=EVENTS)
 @settings(deadline=None, max_examples=20)
 def test_episodes_of_any_time_are_drawn_with_counts_of_all_time(events: list[tuple[int, int]]) -> None:
-    plain, mixed = (clock(events, popularity_mix=m).at(None) for m in ((), [(timedelta(hours=2), 0.5)]))
+    mix = [(timedelta(hours=2), 0.5)]
+    plain, mixed = (clock(events, popularity_mix=m).at(None) for m in ((), mix))
     assert torch.equal(plain.log_popularity, mixed.log_popularity)
     assert plain.hindsight
     assert mixed.hindsight
+    served = clock(events, popularity_mix=mix).served(None)
+    after = max((h for _, h in events), default=0) * HOUR + 1
+    assert torch.equal(served.log_popularity, clock(events, popularity_mix=mix).at(after).log_popularity)
+    assert torch.equal(clock(events).served(None).log_popularity, plain.log_popularity)
 
 
 def test_without_times_there_is_the_total_count_and_no_moment() -> None:

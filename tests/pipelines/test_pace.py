@@ -277,3 +277,22 @@ def test_newcomers_asked_for_what_comes_late_get_what_comes_late_to_others(tmp_p
     said = settings_of(tmp_path, text, ("training.split", "time"), ("training.max_epochs", "1"))
     plain = evaluate.evaluate(said, "abcdefgi")
     assert result["shots"]["6"]["default"] >= plain["shots"]["6"]["default"]
+
+
+def test_who_is_held_out_by_time_and_asked_for_what_comes_late_gets_it_too(tmp_path, caplog) -> None:
+    text = NEWCOMERS.replace(
+        "{kind: temporal, moment: 2026-03-08, shots: [0, 1], min_query: 2, cutoff: 3}",
+        "{kind: held_out_users, share: 0.2, min_history: 9, shots: [0, 6], cutoff: 3}",
+    )
+    settings = settings_of(beginners(tmp_path), text, ("training.max_epochs", "1"))
+    with caplog.at_level(logging.INFO):
+        result = evaluate.evaluate(settings, "abcdefgh")
+    assert (
+        "what users meet after 6 things differs from what they all meet; fitted with popularity_mix"
+        in caplog.text
+    )
+    assert "window: " not in caplog.text
+    assert result["shots"]["0"]["default"] > 2 * result["shots"]["0"]["best_baseline"]
+    untimed = settings_of(tmp_path, text.replace(", timestamp: at", ""))
+    inputs = read_inputs(untimed, None)
+    assert at_pace(untimed, untimed.learners[0], inputs, None, None, 6) == (untimed, untimed.learners[0], "")
