@@ -315,7 +315,8 @@ def with_mix(
 
     Windows have half of the share that would have suited newcomers of the past, for no moment is quite like those before it.
     """
-    if story.popularity_window is not None:
+    rated = inputs.events[VALUE].n_unique() > 1  # predicted, whatever is popular
+    if rated or story.popularity_window is not None:
         return AtPace(story, learner, "")
     now = inputs.sightings.known(None if moment is None else microseconds(moment))
     parts, why = list[MixSettings](), []

@@ -43,8 +43,7 @@ class Sightings:
         # Events are known by their rank in time, and item * (M + 1) + rank is sorted within each item:
         # with ranks instead of times it stays within 64 bits whatever the span of time.
         self._times, self._items = times, items
-        self._unsorted = times if met_before is not None else None
-        self._met_before = met_before
+        self._unsorted, self._met_before = times, met_before
         if self.timed:
             self._times, order = torch.sort(times, stable=True)
             self._items = items.index_select(0, order)
@@ -83,7 +82,7 @@ class Sightings:
     @cached_property
     def _met_before_in_time(self) -> Tensor:
         """What users had met before each event, in the order of time, [M] int64."""
-        if self._met_before is None or self._unsorted is None:
+        if self._met_before is None:
             raise ValueError(
                 "what users meet late needs histories, but of these interactions the users are not known"
             )

@@ -296,3 +296,18 @@ def test_who_is_held_out_by_time_and_asked_for_what_comes_late_gets_it_too(tmp_p
     untimed = settings_of(tmp_path, text.replace(", timestamp: at", ""))
     inputs = read_inputs(untimed, None)
     assert at_pace(untimed, untimed.learners[0], inputs, None, None, 6) == (untimed, untimed.learners[0], "")
+
+
+def test_of_ratings_popularity_is_not_mixed(tmp_path) -> None:
+    clicks = pl.read_parquet(beginners(tmp_path) / "clicks.parquet")
+    stars = clicks.with_columns(stars=1.0 + pl.int_range(pl.len()) % 5)
+    stars.write_parquet(tmp_path / "clicks.parquet")
+    settings = settings_of(tmp_path, NEWCOMERS.replace("timestamp: at", "timestamp: at, value: stars"))
+    inputs, moment = read_inputs(settings, None), FIRST + timedelta(days=7)
+    same = (settings, settings.learners[0], "")
+    assert at_pace(settings, settings.learners[0], inputs, moment, None, 6) == same
+    chosen = settings_of(
+        tmp_path, NEWCOMERS.replace("timestamp: at", "timestamp: at, value: stars, positive_from: 1")
+    )
+    inputs = read_inputs(chosen, None)
+    assert at_pace(chosen, chosen.learners[0], inputs, moment, None, 6).story.popularity_mix
