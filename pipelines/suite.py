@@ -9,9 +9,11 @@ import polars as pl
 from pipelines.construction import check_classes
 from pipelines.evaluate import Evaluated, evaluated
 from pipelines.loading import load
+from pipelines.outcomes import ConfigError
 from pipelines.settings import EvaluateSettings, EvaluationSettings, SuiteSettings
-from recsys_meta import store
+from recsys_meta import __version__, store
 from recsys_meta.evaluation.ranks import mean_ranks, rank_table
+from recsys_meta.reports.suite import standings_picture, standings_table, suite_page
 from recsys_meta.store.atomic import write_bytes_atomically
 from recsys_meta.store.evaluations import EVALUATIONS_FILE, write_evaluation
 
@@ -19,14 +21,23 @@ log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
 
+STANDINGS = pl.Schema(
+    {
+        **dict.fromkeys(("evaluation", "metric", "shot"), pl.String),
+        **dict.fromkeys(("mean", "best_baseline"), pl.Float64),
+        "best_baseline_name": pl.String,
+        **dict.fromkeys(("low", "high"), pl.Float64),
+        "verdict": pl.String,
+    }
+)
+
 
 def suite(settings: SuiteSettings, fingerprint: str) -> Summary:
     """Runs every evaluation, ranks, writes, and prints the ranks and where the first learner wins, ties and loses."""
-    loaded = [
-        evaluation_of(settings, entry) for entry in settings.evaluations
-    ]  # all errors before the first hour
+    loaded = [evaluation_of(settings, entry) for entry in settings.evaluations]
+    check_names([given.name for given, _ in loaded])  # all errors before the first hour
     results: dict[str, Summary] = {}
-    means, baselines = [], set()
+    means, baselines, leaders = [], set(), set()
     for given, evaluation_fingerprint in loaded:
         log.info("%s ...", given.name)
         workspace = store.Workspace(given.workspace)
@@ -35,10 +46,12 @@ def suite(settings: SuiteSettings, fingerprint: str) -> Summary:
         results[given.name] = found.result
         means.append(chief_means(given.name, found))
         baselines |= set(found.baselines)
+        leaders.add(found.costs["learner"][0])
     ranks = mean_ranks(pl.concat(means), sorted(baselines))
-    shown = "\n".join([rank_table(ranks), verdicts(results)])
+    stands = standings(results)
+    shown = "\n".join([rank_table(ranks), standings_table(stands)])
     summary: Summary = {
-        **outcome(results),
+        **outcome(stands),
         "mean_ranks": dict(ranks.select("learner", "mean_rank").iter_rows()),
         "evaluations": results,
     }
@@ -46,10 +59,16 @@ def suite(settings: SuiteSettings, fingerprint: str) -> Summary:
     with workspace.lock(f"suite-{fingerprint[:8]}"):
         folder = workspace.root / "suites" / fingerprint[:8]
         folder.mkdir(parents=True, exist_ok=True)
+        leader = leaders.pop() if len(leaders) == 1 else "the first learner"
+        title = f"{len(results)} evaluations"
+        page = suite_page(title, facts(stands, loaded), stands, ranks, leader)
+        write_bytes_atomically(folder / "report.html", page.encode())
+        write_bytes_atomically(folder / "standings.svg", standings_picture(stands, leader).encode())
         write_bytes_atomically(folder / "ranks.md", shown.encode())
         write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1).encode())
         write_evaluation(workspace.root / EVALUATIONS_FILE, fingerprint[:8], {"suite_ranks": ranks})
     print(shown)
+    print(f"{folder / 'report.html'}\n")
     return summary
 
 
@@ -63,10 +82,53 @@ def evaluation_of(suite: SuiteSettings, entry: EvaluationSettings) -> tuple[Eval
     return loaded.settings, loaded.fingerprint
 
 
+def check_names(names: list[str]) -> None:
+    """Raises ConfigError where two evaluations have one name, by which their results are told apart."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        given = ", ".join(map(repr, twice))
+        raise ConfigError(
+            [
+                f"evaluations: found {given} more than once; expected a name of its own for each (settings: {{name: ..}})"
+            ]
+        )
+
+
+def facts(stands: pl.DataFrame, loaded: list[tuple[EvaluateSettings, str]]) -> dict[str, str]:
+    """What stands under the title of the page."""
+    found = outcome(stands)
+    judged = {given.judge for given, _ in loaded}
+    return {
+        "against the best baseline of each shot": f"{found['wins']} better, {found['ties']} level, {found['losses']} worse",
+        "judged": " and ".join(f"{who} users" for who in sorted(judged)),
+        "version": __version__,
+    }
+
+
 def chief_means(name: str, found: Evaluated) -> pl.DataFrame:
     """The means by the chief metric, under the name of the evaluation."""
     chief = found.summary.filter(pl.col("metric") == found.result["metric"])
     return chief.select(pl.lit(name).alias("evaluation"), "shot", "metric", "learner", "mean")
+
+
+def standings(results: dict[str, Summary]) -> pl.DataFrame:
+    """One row for each shot of each evaluation, as ``reports.suite.suite_page`` takes them."""
+    rows = [
+        {
+            "evaluation": name,
+            "metric": result["metric"],
+            "shot": shot,
+            "mean": cell["default"],
+            "best_baseline": cell.get("best_baseline"),
+            "best_baseline_name": cell.get("best_baseline_name"),
+            "low": cell.get("difference_low"),
+            "high": cell.get("difference_high"),
+            "verdict": verdict(cell),
+        }
+        for name, result in results.items()
+        for shot, cell in result["shots"].items()
+    ]
+    return pl.DataFrame(rows, schema=STANDINGS)
 
 
 def verdict(shot: Summary) -> str:
@@ -76,25 +138,7 @@ def verdict(shot: Summary) -> str:
     return "win" if shot["difference_low"] > 0 else "loss" if shot["difference_high"] < 0 else "tie"
 
 
-def outcome(results: dict[str, Summary]) -> dict[str, int]:
+def outcome(found: pl.DataFrame) -> dict[str, int]:
     """How often it wins, ties and loses."""
-    found = [verdict(shot) for result in results.values() for shot in result["shots"].values()]
-    return {"wins": found.count("win"), "ties": found.count("tie"), "losses": found.count("loss")}
-
-
-def verdicts(results: dict[str, Summary]) -> str:
-    """One line for each shot of each evaluation, as Markdown."""
-    lines = [
-        "| evaluation | shot | first learner | best baseline | difference | |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, result in results.items():
-        for shot, cell in result["shots"].items():
-            best, interval = "", ""
-            if "difference_low" in cell:
-                best = f"{cell['best_baseline']:.4f} {cell['best_baseline_name']}"
-                interval = f"{cell['difference_low']:+.4f} to {cell['difference_high']:+.4f}"
-            lines.append(
-                f"| {name}, {result['metric']} | {shot} | {cell['default']:.4f} | {best} | {interval} | {verdict(cell)} |"
-            )
-    return "\n".join(lines) + "\n"
+    verdicts = found["verdict"].to_list()
+    return {"wins": verdicts.count("win"), "ties": verdicts.count("tie"), "losses": verdicts.count("loss")}

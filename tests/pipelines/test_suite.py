@@ -9,7 +9,8 @@ import pytest
 from pipelines.loading import load
 from pipelines.outcomes import ConfigError
 from pipelines.settings import SuiteSettings
-from pipelines.suite import outcome, suite, verdicts
+from pipelines.suite import outcome, standings, suite
+from recsys_meta.reports.suite import standings_table
 from recsys_meta.store.evaluations import EVALUATIONS_FILE
 
 EVALUATION = """
@@ -48,6 +49,8 @@ def test_every_evaluation_runs_and_its_learners_are_ranked(world: Path, capsys) 
     assert sum(found["mean_ranks"].values()) == 3  # of two learners
     (folder,) = (world / "ranks" / "suites").iterdir()
     assert json.loads((folder / "result.json").read_text())["mean_ranks"] == found["mean_ranks"]
+    assert "ItemKNN" in (folder / "standings.svg").read_text()
+    assert "2 evaluations" in (folder / "report.html").read_text()
     assert (world / "ranks" / EVALUATIONS_FILE).exists()
     assert "| second, ndcg@5 | 2 |" in capsys.readouterr().out
 
@@ -74,10 +77,20 @@ def test_a_win_is_an_interval_above_zero_and_a_loss_one_below() -> None:
 
     shots = {"0": shot(0.1, 0.2), "1": shot(-0.1, 0.1), "3": shot(-0.2, -0.1), "5": {"default": 0.1}}
     results = {"x": {"metric": "mae", "shots": shots}}
-    assert outcome(results) == {"wins": 1, "ties": 1, "losses": 1}
-    assert [line.rsplit("|", 2)[1].strip() for line in verdicts(results).splitlines()[2:]] == [
+    stands = standings(results)
+    assert outcome(stands) == {"wins": 1, "ties": 1, "losses": 1}
+    assert stands["verdict"].to_list() == ["win", "tie", "loss", "alone"]
+    assert [line.rsplit("|", 2)[1].strip() for line in standings_table(stands).splitlines()[2:]] == [
         "win",
         "tie",
         "loss",
         "alone",
     ]
+
+
+def test_two_evaluations_of_one_name_stop_the_suite_before_anything_runs(world: Path) -> None:
+    (world / "suite.yaml").write_text("workspace: ranks\nevaluations: [one.yaml, one.yaml]\n")
+    loaded = load(SuiteSettings, [world / "suite.yaml"])
+    with pytest.raises(ConfigError, match="'first' more than once"):
+        suite(loaded.settings, loaded.fingerprint)
+    assert not (world / "workspace").exists()
