@@ -98,7 +98,8 @@ def standings_chart(standings: pl.DataFrame, learner: str) -> alt.LayerChart | a
     against = base.mark_text(dy=9, fontSize=9, color="#555", limit=_CELL[0] - 4).encode(
         text="best_baseline_name:N"
     )
-    return alt.layer(cell, number, against).properties(
+    unframed = alt.Config(view=alt.ViewConfig(stroke=None))
+    return alt.layer(cell, number, against, config=unframed).properties(
         width=_CELL[0] * len(shots), height=_CELL[1] * len(names)
     )
 
