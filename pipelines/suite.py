@@ -13,23 +13,13 @@ from pipelines.outcomes import ConfigError
 from pipelines.settings import EvaluateSettings, EvaluationSettings, SuiteSettings
 from recsys_meta import __version__, store
 from recsys_meta.evaluation.ranks import mean_ranks, rank_table
-from recsys_meta.reports.suite import standings_picture, standings_table, suite_page
+from recsys_meta.reports.suite import STANDINGS, standings_picture, standings_table, suite_page
 from recsys_meta.store.atomic import write_bytes_atomically
 from recsys_meta.store.evaluations import EVALUATIONS_FILE, write_evaluation
 
 log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
-
-STANDINGS = pl.Schema(
-    {
-        **dict.fromkeys(("evaluation", "metric", "shot"), pl.String),
-        **dict.fromkeys(("mean", "best_baseline"), pl.Float64),
-        "best_baseline_name": pl.String,
-        **dict.fromkeys(("low", "high"), pl.Float64),
-        "verdict": pl.String,
-    }
-)
 
 
 def suite(settings: SuiteSettings, fingerprint: str) -> Summary:
@@ -60,7 +50,7 @@ def suite(settings: SuiteSettings, fingerprint: str) -> Summary:
         folder = workspace.root / "suites" / fingerprint[:8]
         folder.mkdir(parents=True, exist_ok=True)
         leader = leaders.pop() if len(leaders) == 1 else "the first learner"
-        title = f"{len(results)} evaluations"
+        title = f"{len(results)} evaluation{'s' if len(results) > 1 else ''}"
         page = suite_page(title, facts(stands, loaded), stands, ranks, leader)
         write_bytes_atomically(folder / "report.html", page.encode())
         write_bytes_atomically(folder / "standings.svg", standings_picture(stands, leader).encode())

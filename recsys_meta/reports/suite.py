@@ -10,6 +10,16 @@ import vl_convert
 from recsys_meta.evaluation.intervals import LOWER_IS_BETTER, shot_order
 from recsys_meta.reports.page import figure, html_page, section, table
 
+# One row for each shot of each evaluation: the learner against the best baseline there.
+STANDINGS = pl.Schema(
+    {
+        **dict.fromkeys(("evaluation", "metric", "shot"), pl.String),
+        **dict.fromkeys(("mean", "best_baseline"), pl.Float64),
+        "best_baseline_name": pl.String,
+        **dict.fromkeys(("low", "high"), pl.Float64),
+        "verdict": pl.String,
+    }
+)
 VERDICTS = {"win": "better", "tie": "level", "loss": "worse", "alone": "no baseline"}
 _COLOURS = {"win": "#a9cdf0", "tie": "#ececec", "loss": "#f6bd95", "alone": "#ffffff"}
 _CELL, _LABELS = (94, 38), 340  # pixels: width and height of a cell, room for the names
@@ -41,8 +51,8 @@ def suite_page(
 ) -> str:
     """The page.
 
-    standings: evaluation, metric, shot, mean (of the learner), best_baseline and best_baseline_name, low and high (of the paired
-    difference, above 0: the learner is better; all four null where it stands alone), verdict (a key of ``VERDICTS``).
+    standings: the columns of ``STANDINGS``; mean is the learner's, low and high those of the paired difference (above 0:
+    the learner is better; null, as is the best baseline, where it stands alone), verdict a key of ``VERDICTS``.
     ranks: of ``evaluation.ranks.mean_ranks``.
     """
     sections = [

@@ -5,8 +5,7 @@ import re
 import polars as pl
 import pytest
 
-from pipelines.suite import STANDINGS
-from recsys_meta.reports.suite import standings_chart, standings_picture, suite_page
+from recsys_meta.reports.suite import STANDINGS, standings_chart, standings_picture, suite_page
 
 ROWS = [
     ("Films", "ndcg@10", "0", 0.22, 0.20, "Popularity", 0.01, 0.03, "win"),
