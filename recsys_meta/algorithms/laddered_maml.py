@@ -17,8 +17,8 @@ contribution taken out of popularity, of the cosines (see ``models.cooccurrence`
 
 The query loss speaks of everything that a user chose, a list of ten only of what stands on top. The loss leans towards the
 latter (a power mean over the chances of what was chosen, see ``models.losses``), and how much of phi_u - theta is kept, and how
-much more or less iALS, EASE and popularity count, is settled after meta-training by the NDCG@10 of users not trained on. Where
-users are few, the loss on its own gives iALS and EASE too little.
+much more or less iALS, EASE, popularity and cosines count, is settled after meta-training by the NDCG@10 of users not trained
+on. Where users are few, the loss on its own gives iALS and EASE too little.
 
 What suits most data sets before anything is learned is known as well: weights of the same parts, with log popularity for bias_i,
 read off development draws of seven of them (docs/new-sets.md). Where few users are there to settle what was learned, a quarter of
@@ -60,6 +60,9 @@ _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation; plus nothing
 _OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))  # the trust in iALS, or EASE
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
+_OTHER_COSINES = tuple((times, 0.0) for times in (0.0, 0.5, 1.5, 2.0))  # the same of the cosines
+_OTHER_LOGS = (*_OTHER_COSINES, (0.75, 0.0), (1.25, 0.0), (1.0, 0.5), (1.0, 1.0))  # and of their logarithms
+_ROUNDS = 3  # in which all of these are settled, fewer where one changes nothing
 _RIDGE = 300.0  # of EASE, unless another one is better
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
 _ENOUGH_USERS = 300  # to settle by
@@ -237,21 +240,19 @@ class LadderedMAML(MAML):
 
     def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation is kept
-        and how much iALS, EASE and item biases count; the same for all fellows. Where users are few, it leans on what is usual
-        besides.
+        and how much iALS, EASE, item biases and cosines count; the same for all fellows. Where users are few, it leans on what
+        is usual besides.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
-        the best. The others stay as learned unless something else gains more than a standard error. Both are asked of users who
-        weigh alike and of users who weigh as much as they want, see ``_votes``.
+        the best. The others stay as learned unless something else gains more than a standard error, one after the other and
+        again, since what one of them should be depends on the rest. Both are asked of users who weigh alike and of users who
+        weigh as much as they want, see ``_votes``.
         """
         together = (self, *fellows)
 
         def depart(share: float) -> None:
             for one in together:
                 one.departure.fill_(share)
-
-        def settle_curve(name: str, others: Sequence[tuple[float, float]]) -> None:
-            _settle_curves([getattr(one, name) for one in together], others, gains)
 
         depart(0.0)
         popular, best, most_gained = gains(False), 0.0, 0.0
@@ -262,12 +263,23 @@ class LadderedMAML(MAML):
             if gain > most_gained and all(mean > 2 * error for mean, error in votes):
                 best, most_gained = share, gain
         depart(best)
-        if isinstance(self.head, LinearHead):
-            settle_curve("kept_curve", _LESS)
+        others: dict[str, Sequence[tuple[float, float]]] = (
+            {"kept_curve": _LESS} if isinstance(self.head, LinearHead) else {}
+        )
         if self.vocabulary > 1:
-            settle_curve("factor_curve", _OTHER_TRUST)
-            settle_curve("regression_curve", _OTHER_TRUST)
-            settle_curve("bias_curve", _OTHER_BIAS)
+            others |= {
+                "factor_curve": _OTHER_TRUST,
+                "regression_curve": _OTHER_TRUST,
+                "bias_curve": _OTHER_BIAS,
+                "log_curve": _OTHER_LOGS,
+                "linear_curve": _OTHER_COSINES,
+            }
+        unmoved = 0
+        for name, of_it in [*others.items()] * _ROUNDS:
+            moved = _settle_curves([getattr(one, name) for one in together], of_it, gains)
+            unmoved = 0 if moved else unmoved + 1
+            if unmoved == len(others):  # nor would the next round
+                break
         if self.vocabulary > 1 and self.item_bias.ids is not None:
             _lean_on_the_usual([one.learned_curve for one in together], gains)
 
@@ -412,9 +424,9 @@ def _settle_curves(
     curves: Sequence[ShotCurve],
     others: Sequence[tuple[float, float]],
     gains: Callable[[bool], Gains],
-) -> None:
+) -> bool:
     """Puts the best of (times, plus) at each group of shots, in all curves alike: what gains most beyond its standard error, if
-    anything does, both where users weigh alike and where they weigh as much as they want.
+    anything does, both where users weigh alike and where they weigh as much as they want. Whether anything did.
     """
     knots, learned = torch.tensor(KNOTS), [curve.values.detach().clone() for curve in curves]
 
@@ -422,7 +434,7 @@ def _settle_curves(
         for curve, values in zip(curves, learned, strict=True):
             curve.values.data[some] = times * values[some] + plus
 
-    kept, gained = gains(True), []
+    kept, gained, moved = gains(True), [], False
     for times, plus in others:
         put(knots >= 0, times, plus)
         gained.append(gains(True).values - kept.values)
@@ -433,8 +445,9 @@ def _settle_curves(
             asked = (kept.shots >= least) & (kept.shots <= most)
             beyond = min(gain - error for gain, error in _votes(gain_of_each, kept, asked))
             if beyond > best:
-                best = beyond
+                best, moved = beyond, True
                 put((knots >= least) & (knots <= most), times, plus)
+    return moved
 
 
 def _lean_on_the_usual(curves: Sequence[ShotCurve], gains: Callable[[bool], Gains]) -> None:

@@ -4,8 +4,17 @@ import pytest
 import torch
 from toy_world import episodes, histories, toy_world
 
+from recsys_meta.algorithms import laddered_maml
 from recsys_meta.algorithms.base import Gains
-from recsys_meta.algorithms.laddered_maml import _OTHER_BIAS, _OTHER_TRUST, LadderedMAML, _mean_and_error
+from recsys_meta.algorithms.laddered_maml import (
+    _LESS,
+    _OTHER_BIAS,
+    _OTHER_COSINES,
+    _OTHER_LOGS,
+    _OTHER_TRUST,
+    LadderedMAML,
+    _mean_and_error,
+)
 from recsys_meta.training.settling import Judged, episode_gains, mean_of, settle, together
 
 WORLD = toy_world()
@@ -274,27 +283,57 @@ def best_of(
 
 
 @pytest.mark.parametrize("away", [-2.0, 0.0, 2.0])
-def test_item_biases_count_more_or_less_where_users_not_trained_on_gain(away: float) -> None:
-    def biased() -> LadderedMAML:
-        learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
-        learner.known.regression.spread.fill_(1e9)  # or more trust in EASE would make up for them
-        with torch.no_grad():
-            learner.bias_curve.values += away
-        return learner
-
-    settled = biased()
-    settle([Judged(settled, validation())])
-    otherwise_alike = biased()
-    otherwise_alike.load_state_dict({**settled.state_dict(), "bias_curve.values": biased().bias_curve.values})
-    otherwise_alike.learned_curve.values.data.fill_(1.0)  # what is usual comes in last
-    times, plus = best_of(otherwise_alike, _OTHER_BIAS, "bias_curve")
-    moved = settled.bias_curve.values[1:5] - (1 + away)
-    torch.testing.assert_close(moved, torch.full_like(moved, plus))
-    assert times == 1.0
-    if away < 0:  # what is popular was pushed down
-        assert plus > 0
-    unsaid = settled.bias_curve.values[5:]  # these episodes, of two shots, say nothing of many
+def test_what_is_settled_is_such_that_no_other_weight_serves_users_not_trained_on_better(
+    away: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One weight after the other until nothing changes, biases among them."""
+    monkeypatch.setattr(laddered_maml, "_ROUNDS", 20)
+    learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+    with torch.no_grad():
+        learner.bias_curve.values += away
+    learned = episode_gains(learner, validation(), adapted=True)[0].mean()
+    settle([Judged(learner, validation())])
+    learner.learned_curve.values.data.fill_(1.0)  # what is usual comes in last
+    others = {
+        "kept_curve": _LESS,
+        "factor_curve": _OTHER_TRUST,
+        "regression_curve": _OTHER_TRUST,
+        "bias_curve": _OTHER_BIAS,
+        "log_curve": _OTHER_LOGS,
+        "linear_curve": _OTHER_COSINES,
+    }
+    better = {name: best_of(learner, some, name) for name, some in others.items()}
+    assert better == dict.fromkeys(others, (1.0, 0.0))
+    found = episode_gains(learner, validation(), adapted=True)[0].mean()
+    assert found > learned if away else found >= learned
+    unsaid = learner.bias_curve.values[5:]  # these episodes, of two shots, say nothing of many
     torch.testing.assert_close(unsaid, torch.full_like(unsaid, 1 + away))
+
+
+@pytest.mark.parametrize(("rounds", "trusts"), [(1, False), (2, True)])
+def test_what_pays_only_once_something_else_has_moved_is_found_in_the_next_round(
+    rounds: int, trusts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More trust in iALS, which is asked first, is worth something where cosines count twice."""
+    monkeypatch.setattr(laddered_maml, "_ROUNDS", rounds)
+    learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
+    cosines, calls = learner.log_curve.values.detach().clone(), 0
+
+    def gains(adapted: bool) -> Gains:
+        nonlocal calls
+        calls += 1
+        doubled = float(learner.log_curve.values[1] == 2 * cosines[1])
+        gained = torch.full((90,), doubled * (1 + float(learner.factor_curve.values[1] == 1.0)))
+        shots, plain = torch.ones(90, dtype=torch.int64), torch.zeros(90, dtype=torch.bool)
+        return Gains(gained, shots, torch.arange(90), torch.full((90,), 5), plain)
+
+    learner.settle(gains)
+    assert (learner.log_curve.values[1:5] == 2 * cosines[1:5]).all()
+    assert (learner.factor_curve.values[1:5] == float(trusts)).all()
+    first = calls
+    monkeypatch.setattr(laddered_maml, "_ROUNDS", 1000)  # nothing is asked any more where nothing changes
+    learner.settle(gains)
+    assert calls - first < 3 * first
 
 
 def test_the_prior_is_judged_on_each_user_once_and_what_is_adapted_on_all_episodes() -> None:
