@@ -128,6 +128,19 @@ def test_a_user_with_no_history_gets_the_finite_prior(cls, settings, world) -> N
 
 @pytest.mark.parametrize(("cls", "settings"), CASES)
 @torch.no_grad()
+def test_what_adaptation_finds_can_be_weighed_several_times(cls, settings, world) -> None:
+    """Settling finds it once and weighs it in many ways."""
+    learner = ready(cls, settings, world)
+    codes = learner.encode(world.catalogue)
+    batch = batch_for(learner, world)
+    evidence = learner.evidence(batch.support, batch.users, codes)
+    adapted = learner.predict(learner.adapt(batch.support, batch.users, codes), codes)
+    for _ in range(2):
+        torch.testing.assert_close(learner.predict(learner.weighed(evidence), codes), adapted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+@torch.no_grad()
 def test_scores_at_an_index_are_those_of_the_whole_row(cls, settings, world) -> None:
     learner = ready(cls, settings, world)
     codes = learner.encode(world.catalogue)

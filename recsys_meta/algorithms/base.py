@@ -34,6 +34,12 @@ class Gains(NamedTuple):
     plain: Tensor  # [V] bool: whether among all items, and not later in time than the support
 
 
+Judging = Callable[[bool, Sequence[Callable[[], None]]], list[Gains]]
+"""Adapted or not, and ways to put a learner and its fellows -> how good they are, put so, for episodes of users not trained on;
+the last way stays. Not adapted, each user stands there once; adapted, perhaps several times.
+"""
+
+
 class Learner(nn.Module, ABC):
     """Base of all learners. Everything that has to survive a bundle is a parameter or a buffer.
 
@@ -99,12 +105,11 @@ class Learner(nn.Module, ABC):
         Only what meta-training leaves alone may change here; by default nothing does.
         """
 
-    def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
+    def settle(self, gains: Judging, fellows: Sequence[Self] = ()) -> None:
         """Decides, once, after meta-training, what users that were not trained on had better decide; by default there is nothing.
 
         Args:
-            gains: adapted or not -> how good this learner and its fellows, as they are now, are for episodes of such users. Not
-                adapted, each user stands there once; adapted, perhaps several times.
+            gains: how good this learner and its fellows are for episodes of such users.
             fellows: learners fitted without other users, which are to be averaged with this one: for all the same is decided.
         """
 
@@ -133,6 +138,14 @@ class Learner(nn.Module, ABC):
 
         An empty support set gives the prior. Differentiable with respect to the meta-parameters.
         """
+
+    def evidence(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """What ``adapt`` finds before anything that ``settle`` decides weighs it; by default that weighs nothing."""
+        return self.adapt(support, users, items)
+
+    def weighed(self, evidence: TaskState) -> TaskState:
+        """What ``adapt`` gives where it has found this."""
+        return evidence
 
     @abstractmethod
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:

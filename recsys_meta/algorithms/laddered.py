@@ -5,12 +5,12 @@ Ratings are solved for (``LadderedRidge``), events are ranked by gradient steps 
 recommenders stand, and depart from there only where users not trained on gain.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from torch import Tensor
 
-from recsys_meta.algorithms.base import Gains, Learner, TaskState
+from recsys_meta.algorithms.base import Judging, Learner, TaskState
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.laddered_ridge import LadderedRidge
 from recsys_meta.models.losses import RATING_LOSSES, LossName
@@ -67,7 +67,7 @@ class Laddered(Learner):
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         self.chosen.refit_statistics(histories, catalogue)
 
-    def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
+    def settle(self, gains: Judging, fellows: Sequence[Self] = ()) -> None:
         of_fellows: list[Any] = [fellow.chosen for fellow in fellows]  # all of them of one kind
         self.chosen.settle(gains, of_fellows)
 
@@ -79,6 +79,12 @@ class Laddered(Learner):
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         return self.chosen.adapt(support, users, items)
+
+    def evidence(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        return self.chosen.evidence(support, users, items)
+
+    def weighed(self, evidence: TaskState) -> TaskState:
+        return self.chosen.weighed(evidence)
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         return self.chosen.prior(support, users, items)

@@ -37,14 +37,15 @@ few examples say what is popular.
 Differs from MAML in nothing else: the inner loop descends the support loss of MAML's own part.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from recsys_meta.algorithms.base import Gains, TaskState
+from recsys_meta.algorithms.base import Gains, Judging, TaskState
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
@@ -79,6 +80,7 @@ _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
 
+_EVIDENCE = ("cosines", "logs", "factors", "regression", "shots", "start", "liked")
 _CURVES = ("bias_curve", "linear_curve", "log_curve", "factor_curve", "regression_curve")
 
 
@@ -238,7 +240,7 @@ class LadderedMAML(MAML):
         self.kept_curve.values.fill_(1.0)
         self.learned_curve.values.fill_(1.0)
 
-    def settle(self, gains: Callable[[bool], Gains], fellows: Sequence[Self] = ()) -> None:
+    def settle(self, gains: Judging, fellows: Sequence[Self] = ()) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation is kept
         and how much iALS, EASE, item biases and cosines count; the same for all fellows. Where users are few, it leans on what
         is usual besides.
@@ -254,11 +256,10 @@ class LadderedMAML(MAML):
             for one in together:
                 one.departure.fill_(share)
 
-        depart(0.0)
-        popular, best, most_gained = gains(False), 0.0, 0.0
-        for share in _DEPARTURES:
-            depart(share)
-            votes = _votes(gains(False).values - popular.values, popular)
+        best, most_gained = 0.0, 0.0
+        popular, *departed = gains(False, [partial(depart, share) for share in (0.0, *_DEPARTURES)])
+        for share, of_share in zip(_DEPARTURES, departed, strict=True):
+            votes = _votes(of_share.values - popular.values, popular)
             gain = min(mean for mean, _ in votes)
             if gain > most_gained and all(mean > 2 * error for mean, error in votes):
                 best, most_gained = share, gain
@@ -297,9 +298,8 @@ class LadderedMAML(MAML):
         own: Tensor | None = None,
         counted: Tensor | None = None,
     ) -> TaskState:
-        """{"affinity": [T, ids], what cosines, factors and EASE add to the score of every item of the vocabulary; "trust":
-        [T, 1], how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity;
-        "usual": [T, 1], how many times that counts}.
+        """What simple recommenders say of every item of the vocabulary, [T, ids]: "cosines", "logs" of them, "factors" (iALS) and
+        "regression" (EASE); and "shots": [T].
 
         own: of ``Cooccurrence.cosines`` and ``ItemRegression.scores``; counted: of ``ImplicitFactors.scores``.
         """
@@ -310,7 +310,20 @@ class LadderedMAML(MAML):
         ids = items.ids[support.items]
         liked = support.mask & (support.targets > 0) & (ids > 0)
         cosines = known.cooccurrence.cosines(ids, liked, own)
-        shots = liked.sum(1)
+        return {
+            "cosines": cosines,
+            "logs": torch.log1p(self.log_kappa.exp() * cosines),
+            "factors": known.implicit.scores(ids, liked, counted),
+            "regression": known.regression.scores(ids, liked, own),
+            "shots": liked.sum(1),
+        }
+
+    def blend(self, ladder: TaskState) -> TaskState:
+        """{"affinity": [T, ids], what cosines, factors and EASE add to the score of every item of the vocabulary; "trust":
+        [T, 1], how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity;
+        "usual": [T, 1], how many times that counts}.
+        """
+        shots = ladder["shots"]
         share = self.learned_curve(shots)
 
         def weight(name: str) -> Tensor:
@@ -320,10 +333,10 @@ class LadderedMAML(MAML):
             ).unsqueeze(1)
 
         affinity = (
-            weight("linear_curve") * cosines
-            + weight("log_curve") * torch.log1p(self.log_kappa.exp() * cosines)
-            + weight("factor_curve") * known.implicit.scores(ids, liked, counted)
-            + weight("regression_curve") * known.regression.scores(ids, liked, own)
+            weight("linear_curve") * ladder["cosines"]
+            + weight("log_curve") * ladder["logs"]
+            + weight("factor_curve") * ladder["factors"]
+            + weight("regression_curve") * ladder["regression"]
         )
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
@@ -338,21 +351,34 @@ class LadderedMAML(MAML):
         }
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
-        """The head's weights after K steps, as far as they are kept, and what ``ladder`` gives."""
+        """The head's weights after K steps, as far as they are kept, and what ``blend`` gives."""
         if (
             self.foretells and self.departure == 0
         ):  # what was foretold stands alone: steps would change nothing
             return self.prior(support, users, items)
-        state = super().adapt(support, users, items)
+        return self.weighed(self.evidence(support, users, items))
+
+    def evidence(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """The head's weights after K steps, where they started ("start") and what ``ladder`` gives, with "liked": [T], for whom
+        these steps are.
+        """
+        found = super().adapt(support, users, items) | self.ladder(support, items)
         if isinstance(self.head, LinearHead):  # an MLP's weights may be left unformed
-            kept = self.kept_curve((support.mask & (support.targets > 0)).sum(1)).unsqueeze(1)
-            user = super().prior(support, users, items)["user"]
-            state["user"] = user + kept * (state["user"] - user)
-        return state | self.ladder(support, items)
+            found["start"] = super().prior(support, users, items)["user"]
+            found["liked"] = (support.mask & (support.targets > 0)).sum(1)
+        return found
+
+    def weighed(self, evidence: TaskState) -> TaskState:
+        """The head's weights as far as they are kept, and what ``blend`` gives."""
+        state = {name: value for name, value in evidence.items() if name not in _EVIDENCE}
+        if isinstance(self.head, LinearHead):
+            start, kept = evidence["start"], self.kept_curve(evidence["liked"]).unsqueeze(1)
+            state["user"] = start + kept * (state["user"] - start)
+        return state | self.blend(evidence)
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta; nothing is known to go with nothing."""
-        return super().prior(support, users, items) | self.ladder(support.emptied(), items)
+        return super().prior(support, users, items) | self.blend(self.ladder(support.emptied(), items))
 
     def less_popular(self, items: ItemCodes) -> Tensor:
         """What popularity adds to the score of each of the vocabulary, [ids], less if one user had not chosen it."""
@@ -368,7 +394,7 @@ class LadderedMAML(MAML):
             chosen = (examples.mask & (examples.targets > 0)).to(own.dtype)
             own = own.scatter_reduce(1, items.ids[examples.items], chosen, "amax")
         own[:, 0] = 0
-        ladder = self.ladder(episodes.support, items, own, episodes.counted)
+        ladder = self.blend(self.ladder(episodes.support, items, own, episodes.counted))
         if episodes.catalogue.hindsight and self.vocabulary > 1:
             less = own * self.less_popular(items) * (1 + ladder["trust"])
             ladder["affinity"] = ladder["affinity"] + less
@@ -423,7 +449,7 @@ class LadderedMAML(MAML):
 def _settle_curves(
     curves: Sequence[ShotCurve],
     others: Sequence[tuple[float, float]],
-    gains: Callable[[bool], Gains],
+    gains: Judging,
 ) -> bool:
     """Puts the best of (times, plus) at each group of shots, in all curves alike: what gains most beyond its standard error, if
     anything does, both where users weigh alike and where they weigh as much as they want. Whether anything did.
@@ -434,40 +460,43 @@ def _settle_curves(
         for curve, values in zip(curves, learned, strict=True):
             curve.values.data[some] = times * values[some] + plus
 
-    kept, gained, moved = gains(True), [], False
-    for times, plus in others:
-        put(knots >= 0, times, plus)
-        gained.append(gains(True).values - kept.values)
-    put(knots >= 0, 1.0, 0.0)
+    every, moved = knots >= 0, False
+    kept, *found = gains(True, [partial(put, every, *other) for other in ((1.0, 0.0), *others)])
+    put(every, 1.0, 0.0)
     for least, most in _SHOT_GROUPS:
         best = 0.0
-        for (times, plus), gain_of_each in zip(others, gained, strict=True):
+        for (times, plus), of_other in zip(others, found, strict=True):
             asked = (kept.shots >= least) & (kept.shots <= most)
-            beyond = min(gain - error for gain, error in _votes(gain_of_each, kept, asked))
+            beyond = min(gain - error for gain, error in _votes(of_other.values - kept.values, kept, asked))
             if beyond > best:
                 best, moved = beyond, True
                 put((knots >= least) & (knots <= most), times, plus)
     return moved
 
 
-def _lean_on_the_usual(curves: Sequence[ShotCurve], gains: Callable[[bool], Gains]) -> None:
+def _lean_on_the_usual(curves: Sequence[ShotCurve], gains: Judging) -> None:
     """Lets a quarter of what was learned stand beside what is usual, at each group of shots that few users say something of.
 
     Not where these lose two standard errors by it, nor of lists, of which it is not known what suits them, nor in time: where
     items rise and fall, what usually suits does not.
     """
-    knots, kept = torch.tensor(KNOTS), gains(True)
+    knots = torch.tensor(KNOTS)
+
+    def keep(share: float, some: Tensor) -> None:
+        for curve in curves:
+            curve.values.data[some] = share
+
+    with_history = knots > 0
+    kept, leaning = gains(True, [partial(keep, share, with_history) for share in (1.0, _SHARE_OF_FEW)])
     if not kept.plain.all():
+        keep(1.0, with_history)
         return
-    for curve in curves:
-        curve.values.data[1:] = _SHARE_OF_FEW
-    gained = gains(True).values - kept.values
+    gained = leaning.values - kept.values
     for least, most in _SHOT_GROUPS:
         asked = (kept.shots >= least) & (kept.shots <= most)
         gain, error = _mean_and_error(gained[asked], kept.users[asked])
         if len(torch.unique(kept.users[asked])) >= _ENOUGH_USERS or gain < -2 * error:
-            for curve in curves:
-                curve.values.data[(knots >= least) & (knots <= most)] = 1.0
+            keep(1.0, (knots >= least) & (knots <= most))
 
 
 def _votes(gained: Tensor, of: Gains, some: Tensor | None = None) -> list[tuple[float, float]]:

@@ -1,6 +1,6 @@
 """What a learner, or several of which the mean is kept, leave to users that they were not trained on, after meta-training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,22 +28,23 @@ def settle(judged: Sequence[Judged], seed: int = 0) -> None:
     Without users, or where episodes carry but the items that they mention, everything stays as it is.
     """
     leader, *fellows = [one.learner for one in judged]
+
+    def gains(adapted: bool, ways: Sequence[Callable[[], None]]) -> list[Gains]:
+        of_each = [
+            episode_gains(
+                one.learner,
+                [*one.once, *(one.again if adapted else ())],
+                ways,
+                adapted=adapted,
+                in_time=one.in_time,
+                seed=seed,
+            )
+            for one in judged
+        ]
+        return [together(of_way) for of_way in zip(*of_each, strict=True)]
+
     if leader.whole_catalogue and any(one.once for one in judged):
-        leader.settle(
-            lambda adapted: together(
-                [
-                    episode_gains(
-                        one.learner,
-                        [*one.once, *(one.again if adapted else ())],
-                        adapted=adapted,
-                        in_time=one.in_time,
-                        seed=seed,
-                    )
-                    for one in judged
-                ]
-            ),
-            fellows,
-        )
+        leader.settle(gains, fellows)
 
 
 def mean_of(learners: Sequence[Learner]) -> Learner:
@@ -72,22 +73,25 @@ def together(gains: Sequence[Gains]) -> Gains:
 def episode_gains(
     learner: Learner,
     validation: Sequence[EpisodeBatch],
+    ways: Sequence[Callable[[], None]],
     *,
     adapted: bool,
     in_time: bool = False,
     seed: int = 0,
-) -> Gains:
-    """NDCG@10 of the learner, adapted or not, on every episode that has something to be found; of listed items, where episodes
-    list what was not chosen, NDCG@5: such lists are short. in_time: of ``Judged``.
+) -> list[Gains]:
+    """NDCG@10 of the learner, put in each of these ways, adapted or not, on every episode that has something to be found; of
+    listed items, where episodes list what was not chosen, NDCG@5: such lists are short. in_time: of ``Judged``.
+
+    What adaptation finds is found once for all ways: they differ in how it is weighed, which ``settle`` decides.
     """
-    values: list[Tensor] = [torch.empty(0)]
+    values: list[list[Tensor]] = [[torch.empty(0)] for _ in ways]
     shots: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     keys: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     asked: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     plain: list[Tensor] = [torch.empty(0, dtype=torch.bool)]
     for support, query, users, catalogue, _, key in validation:
         items = learner.encode(catalogue)
-        state = (learner.adapt if adapted else learner.prior)(support, users, items)
+        evidence = learner.evidence(support, users, items) if adapted else {}
         number = len(catalogue.eligible)
         cutoff = _CUTOFF_OF_LISTED if query.lists.any() else _CUTOFF
         left = catalogue.eligible & ~multi_hot(support.items, support.mask, number)
@@ -95,11 +99,15 @@ def episode_gains(
         candidates = torch.where(query.lists.unsqueeze(1), listed, left)
         relevant = multi_hot(query.items, query.mask & (query.targets > 0), number)
         places = tie_places(number, seed)
-        found = ranking_metrics(learner.predict(state, items), candidates, relevant, cutoff, places)
-        values.append(found[f"ndcg@{cutoff}"])
+        for put, of_way in zip(ways, values, strict=True):
+            put()
+            state = learner.weighed(evidence) if adapted else learner.prior(support, users, items)
+            found = ranking_metrics(learner.predict(state, items), candidates, relevant, cutoff, places)
+            of_way.append(found[f"ndcg@{cutoff}"])
         shots.append((support.mask & (support.targets > 0)).sum(1))
         keys.append(torch.arange(len(support.mask)) + sum(len(some) for some in keys) if key is None else key)
         asked.append((relevant & candidates).sum(1))
         plain.append(~query.lists & (not in_time))
-    every = Gains(torch.cat(values), torch.cat(shots), torch.cat(keys), torch.cat(asked), torch.cat(plain))
-    return Gains(*(column[~every.values.isnan()] for column in every))
+    every = Gains(torch.empty(0), torch.cat(shots), torch.cat(keys), torch.cat(asked), torch.cat(plain))
+    gains = [every._replace(values=torch.cat(of_way)) for of_way in values]
+    return [Gains(*(column[~of_way.values.isnan()] for column in of_way)) for of_way in gains]

@@ -1,11 +1,13 @@
 """What is decided after meta-training, by users that were not trained on."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from toy_world import episodes, histories, toy_world
 
 from recsys_meta.algorithms import laddered_maml
-from recsys_meta.algorithms.base import Gains
+from recsys_meta.algorithms.base import Gains, Judging
 from recsys_meta.algorithms.laddered_maml import (
     _LESS,
     _OTHER_BIAS,
@@ -15,6 +17,7 @@ from recsys_meta.algorithms.laddered_maml import (
     LadderedMAML,
     _mean_and_error,
 )
+from recsys_meta.tensors import EpisodeBatch
 from recsys_meta.training.settling import Judged, episode_gains, mean_of, settle, together
 
 WORLD = toy_world()
@@ -31,6 +34,24 @@ def learner_with_biases(biases: torch.Tensor) -> LadderedMAML:
         table.copy_(biases.unsqueeze(1))
         learner.factor_curve.values.zero_()
     return learner
+
+
+def each(gains: Callable[[bool], Gains]) -> Judging:
+    """How good learners are in each of several ways, where it is known how good they are as they stand."""
+
+    def of_ways(adapted: bool, ways: Sequence[Callable[[], None]]) -> list[Gains]:
+        found = []
+        for put in ways:
+            put()
+            found.append(gains(adapted))
+        return found
+
+    return of_ways
+
+
+def as_it_stands(learner: LadderedMAML, batches: list[EpisodeBatch], *, adapted: bool) -> Gains:
+    (gains,) = episode_gains(learner, batches, [lambda: None], adapted=adapted)
+    return gains
 
 
 def validation():
@@ -73,6 +94,7 @@ def test_the_many_who_want_one_thing_do_not_outvote_those_who_want_many(asked: i
     gained = torch.where(torch.arange(90) < 60, 0.1, -0.05)
     wanted = torch.where(torch.arange(90) < 60, asked, 20)
 
+    @each
     def gains(adapted: bool) -> Gains:
         half = float(not adapted and learner.departure == 0.5)
         shots, whole = torch.ones(90, dtype=torch.int64), torch.ones(90, dtype=torch.bool)
@@ -126,6 +148,7 @@ def test_what_was_learned_stands_alone_where_enough_users_settle_it_or_lose_with
     shots = torch.cat([torch.full((2 * users,), 3), torch.full((2 * users,), 10), torch.full((40,), 30)])
     who = torch.cat([torch.arange(users).repeat(4), torch.arange(40)])
 
+    @each
     def gains(adapted: bool) -> Gains:
         losing = (shots == 10) & (learner.learned_curve.values[5] < 1)
         values = torch.where(losing, -lost, 0.0)
@@ -183,7 +206,30 @@ def test_the_gain_is_ndcg_of_the_candidates_that_are_left() -> None:
     top = scores.argsort(descending=True)[:10].tolist()
     found = sum(discount for discount, item in zip(discounts, top, strict=True) if item in relevant)
     expected = found / sum(discounts[: len(relevant)])
-    assert float(episode_gains(learner, [batch], adapted=False)[0][0]) == pytest.approx(expected)
+    assert float(as_it_stands(learner, [batch], adapted=False)[0][0]) == pytest.approx(expected)
+
+
+def test_the_gains_in_several_ways_are_those_of_each_and_the_last_one_stays() -> None:
+    noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
+    learner = learner_with_biases(noise)
+
+    def trust(kept: float, cosines: float, learned: float) -> Callable[[], None]:
+        def put() -> None:
+            learner.kept_curve.values.data.fill_(kept)
+            learner.log_curve.values.data.fill_(cosines)
+            learner.learned_curve.values.data.fill_(learned)
+
+        return put
+
+    ways = [trust(1.0, 0.7, 1.0), trust(0.0, 3.0, 1.0), trust(0.5, -3.0, 0.25)]
+    in_turn = episode_gains(learner, validation(), ways, adapted=True)
+    assert learner.log_curve.values.tolist() == [-3.0] * 10
+    assert len({found.values.sum().item() for found in in_turn}) == 3
+    for put, found in zip(ways, in_turn, strict=True):
+        put()
+        alone = as_it_stands(learner, validation(), adapted=True)
+        for column, expected in zip(found, alone, strict=True):
+            torch.testing.assert_close(column, expected, rtol=0, atol=0)
 
 
 def test_the_gain_of_a_list_is_ndcg_of_what_it_lists() -> None:
@@ -201,7 +247,7 @@ def test_the_gain_of_a_list_is_ndcg_of_what_it_lists() -> None:
     listed = sorted(set(items.tolist()), key=lambda item: -float(scores[item]))
     discounts = (1 / torch.arange(2.0, 7.0).log2()).tolist()
     found = sum(discount for discount, item in zip(discounts, listed, strict=False) if item in wanted)
-    gained = float(episode_gains(learner, [batch], adapted=False)[0][0])
+    gained = float(as_it_stands(learner, [batch], adapted=False)[0][0])
     assert gained == pytest.approx(found / sum(discounts[: len(wanted)]))
 
 
@@ -254,6 +300,7 @@ def test_trust_is_raised_where_those_who_want_one_thing_and_those_who_want_many_
     few = torch.arange(90) < 60
     gained, wanted = torch.where(few, few_gain, many_gain), torch.where(few, 1, 20)
 
+    @each
     def gains(adapted: bool) -> Gains:
         more = float(adapted and learner.regression_curve.values[1] == learned[1] + 1.0)
         shots, plain = torch.ones(90, dtype=torch.int64), torch.zeros(90, dtype=torch.bool)
@@ -271,10 +318,10 @@ def best_of(
     """What gains most beyond its standard error over the curve as learned: worked out once more, from the gains alone."""
     values = getattr(learner, curve).values
     learned, best, most = values.detach().clone(), (1.0, 0.0), 0.0
-    kept = episode_gains(learner, validation(), adapted=True)[0]
+    kept = as_it_stands(learner, validation(), adapted=True)[0]
     for times, plus in others:
         values.data = times * learned + plus
-        gain = episode_gains(learner, validation(), adapted=True)[0] - kept
+        gain = as_it_stands(learner, validation(), adapted=True)[0] - kept
         beyond = float(gain.mean() - gain.std(correction=0) / len(gain) ** 0.5)
         if beyond > most:
             best, most = (times, plus), beyond
@@ -291,7 +338,7 @@ def test_what_is_settled_is_such_that_no_other_weight_serves_users_not_trained_o
     learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
     with torch.no_grad():
         learner.bias_curve.values += away
-    learned = episode_gains(learner, validation(), adapted=True)[0].mean()
+    learned = as_it_stands(learner, validation(), adapted=True)[0].mean()
     settle([Judged(learner, validation())])
     learner.learned_curve.values.data.fill_(1.0)  # what is usual comes in last
     others = {
@@ -304,7 +351,7 @@ def test_what_is_settled_is_such_that_no_other_weight_serves_users_not_trained_o
     }
     better = {name: best_of(learner, some, name) for name, some in others.items()}
     assert better == dict.fromkeys(others, (1.0, 0.0))
-    found = episode_gains(learner, validation(), adapted=True)[0].mean()
+    found = as_it_stands(learner, validation(), adapted=True)[0].mean()
     assert found > learned if away else found >= learned
     unsaid = learner.bias_curve.values[5:]  # these episodes, of two shots, say nothing of many
     torch.testing.assert_close(unsaid, torch.full_like(unsaid, 1 + away))
@@ -319,6 +366,7 @@ def test_what_pays_only_once_something_else_has_moved_is_found_in_the_next_round
     learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
     cosines, calls = learner.log_curve.values.detach().clone(), 0
 
+    @each
     def gains(adapted: bool) -> Gains:
         nonlocal calls
         calls += 1
@@ -341,7 +389,9 @@ def test_the_prior_is_judged_on_each_user_once_and_what_is_adapted_on_all_episod
         asked: list[tuple[bool, int]] = []  # noqa: RUF012
 
         def settle(self, gains, fellows=()):
-            self.asked.extend((adapted, len(gains(adapted)[0])) for adapted in (False, True))
+            self.asked.extend(
+                (adapted, len(gains(adapted, [lambda: None])[0][0])) for adapted in (False, True)
+            )
 
     torch.manual_seed(0)
     learner = Asking(WORLD.sizes, dim=8)
@@ -389,7 +439,7 @@ def test_what_is_averaged_is_settled_alike_by_the_users_of_all() -> None:
         for one, values in zip(judged, learned, strict=True):
             one.learner.factor_curve.values.data = times * values + plus
         gains[times, plus] = torch.cat(
-            [episode_gains(one.learner, one.once, adapted=True)[0] for one in judged]
+            [as_it_stands(one.learner, one.once, adapted=True)[0] for one in judged]
         )
     beyond = {}
     for choice, found in gains.items():
