@@ -34,7 +34,7 @@ class ImplicitFactors(nn.Module):
         ids: rows of the vocabulary.
         factors, confidence, ridge, rounds: of the fit; those of the baseline, but for fewer factors.
         folds: users r with equal r modulo ``folds`` are left out together.
-        most_users: of more users every so many-th is fitted on.
+        most_users: of more users so many are fitted on, drawn at random: of every fold some.
     """
 
     factor: Tensor  # [ids, F]: q, of everybody
@@ -71,7 +71,8 @@ class ImplicitFactors(nn.Module):
     def fit(self, histories: Histories, catalogue: Catalogue, *, cross: bool) -> None:
         """Factors of everybody, and those of the folds where they are asked for (``cross``)."""
         chosen = incidence(histories, catalogue, len(self.factor))
-        users = torch.arange(0, len(chosen), -(-len(chosen) // self.most_users) or 1)
+        drawn = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))
+        users = drawn[: self.most_users].sort().values
         self.factor, self.precision, self.spread = self._fitted(chosen, users)
         served = range(self.folds if cross else 0)
         parts = [self._fitted(chosen, users[users % self.folds != fold]) for fold in served]

@@ -28,7 +28,8 @@ def ridge_by_group(
     order, starts = groups.argsort(stable=True), lengths.cumsum(0) - lengths
     solutions = vectors.new_zeros(size, vectors.shape[1])
     # Groups of like length together, so that little is padded.
-    for rows in torch.split(lengths.argsort()[(lengths == 0).sum() :], _GROUPS):
+    some = lengths.argsort()[(lengths == 0).sum() :]
+    for rows in torch.split(some, _GROUPS) if len(some) else ():
         place = torch.arange(int(lengths[rows].max()))
         mask = place < lengths[rows, None]
         examples = order[(starts[rows, None] + place).clamp(max=len(order) - 1)]

@@ -78,6 +78,12 @@ def test_solving_by_group_is_solving_each_group_alone() -> None:
         torch.testing.assert_close(found[group], alone[0], rtol=1e-4, atol=1e-5)
 
 
+def test_where_no_group_has_an_example_all_solutions_are_zero() -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    found = ridge_by_group(nothing, 3, torch.ones(2, 4), nothing, torch.zeros(0), torch.eye(4))
+    assert torch.equal(found, torch.zeros(3, 4))
+
+
 def test_als_comes_to_where_no_gradient_is_left() -> None:
     learner = ALS(sizes(), factors=2, ridge=0.5, bias_ridge=0.7, rounds=300)
     histories = ratings()

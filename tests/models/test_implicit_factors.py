@@ -73,8 +73,22 @@ def test_without_history_nothing_is_said_and_the_unknown_item_is_worth_nothing()
 
 
 def test_of_too_many_users_a_part_is_fitted_on() -> None:
-    every_third = EVENTS.take(torch.arange(0, 120, 3))
-    torch.testing.assert_close(fitted(most_users=40).factor, fitted(every_third).factor)
+    drawn = torch.randperm(120, generator=torch.Generator().manual_seed(0))[:40].sort().values
+    torch.testing.assert_close(fitted(most_users=40).factor, fitted(EVENTS.take(drawn)).factor)
+
+
+@pytest.mark.parametrize("most_users", [30, 40, 60])
+def test_of_too_many_users_each_fold_is_left_out_of_what_serves_it_and_has_some_in_the_others(
+    most_users: int,
+) -> None:
+    """Every third or sixth user would be of one fold alone, and leave nobody to shape the factors that serve it."""
+    factors = fitted(cross=True, most_users=most_users)
+    drawn = torch.randperm(120, generator=torch.Generator().manual_seed(0))[:most_users].sort().values
+    for fold in range(3):
+        others = fitted(EVENTS.take(drawn[drawn % 3 != fold]))
+        assert factors.fold_factor[fold].any()
+        torch.testing.assert_close(factors.fold_factor[fold], others.factor)
+        assert not torch.allclose(factors.fold_factor[fold], factors.factor)
 
 
 @pytest.mark.parametrize("ridge", [0.5, 5.0, 50.0])
