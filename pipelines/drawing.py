@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import polars as pl
@@ -45,6 +46,24 @@ class Sampler(Protocol):
 
     def __len__(self) -> int: ...
     def epoch(self, number: int) -> Iterator[EpisodeBatch]: ...
+
+
+class Shortened:
+    """The first batches of every epoch of a sampler that draws anew which tasks come first.
+
+    most: batches per epoch, at most.
+    """
+
+    def __init__(self, sampler: Sampler, most: int) -> None:
+        self._sampler, self._most = sampler, most
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return min(len(self._sampler), self._most)
+
+    def epoch(self, number: int) -> Iterator[EpisodeBatch]:
+        """Those of so many tasks."""
+        return islice(self._sampler.epoch(number), self._most)
 
 
 def clock_of(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import polars as pl
 import torch
 
-from pipelines.drawing import Sampler, before, last_half, sampler_of, users_per_step, validation_of
+from pipelines.drawing import Sampler, Shortened, before, last_half, sampler_of, users_per_step, validation_of
 from pipelines.settings import Story, TrainingSettings
 from pipelines.starting import importing
 from recsys_meta import ingest
@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30  # of the outer loop, where nothing is said
+# Of the outer loop, where nothing is said; of an epoch no more steps than this, of other users each.
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30
+_MOST_STEPS = _STEPS // _FEWEST_EPOCHS
 # Episodes to settle by, and how often a held-out user is drawn for them where there are few.
 _SETTLED, _DRAWS = 4000, 8
 # Trainings that hold out a part of the users each, where fewer than enough would settle a single one or it is short; twice as
@@ -223,8 +225,11 @@ def trained(
             sampler_of, story, *drawing, known.clock, tasks, moment, counted=train, listed=known.listed
         )
         sampler = draw(since=None if moment is None else since_of(warm))
-        return sampler if warm is None or len(sampler) else draw()  # no task is new
+        if warm is not None and not len(sampler):  # no task is new
+            sampler = draw()
+        return sampler if epochs or isinstance(sampler, MomentSplits) else Shortened(sampler, _MOST_STEPS)
 
+    epochs = (warm and story.training.warm_epochs) or story.training.max_epochs
     sampler = drawn(story)
     if len(sampler) == 0:
         return None
@@ -243,9 +248,7 @@ def trained(
         learner,
         validation=validation,
         folder=folder,
-        max_epochs=(warm and story.training.warm_epochs)
-        or story.training.max_epochs
-        or epochs_of(len(sampler)),
+        max_epochs=epochs or epochs_of(len(sampler)),
         outer_lr=story.training.outer_lr,
         weight_decay=story.training.weight_decay,
         patience=story.training.patience,

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines import nightly
+from pipelines import meta_training, nightly
 from pipelines.loading import load
 from pipelines.meta_training import parts_of, share_held_out
 from pipelines.settings import NightSettings, TrainingSettings
@@ -115,6 +115,31 @@ def test_who_has_too_few_events_is_counted_but_neither_trained_nor_judged_on(
         assert set(counted[-1]) == {3, 9}
     assert counted[0] == counted[1]
     assert judged_on[1] < judged_on[0]
+
+
+@pytest.mark.parametrize(("passes", "batches"), [("null", 3), ("2", 7)])
+def test_of_very_many_users_every_epoch_takes_others_unless_passes_are_said(
+    clicks, monkeypatch: pytest.MonkeyPatch, passes: str, batches: int
+) -> None:
+    monkeypatch.setattr(meta_training, "_MOST_STEPS", 3)
+    monkeypatch.setattr(meta_training, "_MOST_EPOCHS", 2)
+    epochs, steps, fit = [], [], fitting.fit
+
+    def caught_fit(learner, sampler, validation, **settings):
+        epochs.extend([[key for batch in sampler.epoch(n) for key in batch.keys.tolist()] for n in range(4)])
+        steps.append(len(sampler))
+        return fit(learner, sampler, validation, **settings)
+
+    monkeypatch.setattr(fitting, "fit", caught_fit)
+    settings = (("training.split", "random"), ("training.folds", "1"), ("training.batch_size", "8"))
+    trained(clicks, *settings, ("training.max_epochs", passes))
+    assert steps == [batches]
+    for some in epochs:
+        assert len(some) == len(set(some))
+        assert 8 * (batches - 1) < len(some) <= 8 * batches
+    if batches == 3:  # half of them, others in each
+        assert len(set().union(*epochs)) > 30
+        assert len({frozenset(some) for some in epochs}) == 4
 
 
 def test_what_is_kept_is_the_mean_of_all_trainings(clicks, monkeypatch: pytest.MonkeyPatch) -> None:
