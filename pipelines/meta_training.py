@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Of the outer loop, where nothing is said; of an epoch no more steps than this, of other users each.
+# Of the outer loop, where nothing is said; the most of an epoch, whose users are drawn anew.
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30
 _MOST_STEPS = _STEPS // _FEWEST_EPOCHS
 # Episodes to settle by, and how often a held-out user is drawn for them where there are few.
@@ -220,6 +220,8 @@ def trained(
     drawing = (learner, asked_of(story, learner, known, train), known.users, known.user_ids)
     judge = partial(validation_of, story, *drawing, known.clock_without(held_out), listed=known.listed)
 
+    epochs = (warm and story.training.warm_epochs) or story.training.max_epochs
+
     def drawn(story: Story) -> Sampler:
         draw = partial(
             sampler_of, story, *drawing, known.clock, tasks, moment, counted=train, listed=known.listed
@@ -229,7 +231,6 @@ def trained(
             sampler = draw()
         return sampler if epochs or isinstance(sampler, MomentSplits) else Shortened(sampler, _MOST_STEPS)
 
-    epochs = (warm and story.training.warm_epochs) or story.training.max_epochs
     sampler = drawn(story)
     if len(sampler) == 0:
         return None

@@ -312,7 +312,7 @@ class TrainingSettings(Settings):
     max_epochs: PositiveInt | None = Field(
         default=None,
         description="passes over the training users, at most; none: as many as make some 1,500 steps, from 2 to 30, and where"
-        " two would be more (nearly 100,000 users, but for moments), each of 750 steps with other users",
+        " two would be more (nearly 100,000 users at 128 a step), two of 750 steps, each with users drawn anew (but for moments)",
     )
     batch_size: PositiveInt | None = Field(
         default=None, description="users per step of the outer loop; none: 64, and 128 from 10,000 users on"

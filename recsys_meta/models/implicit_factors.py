@@ -34,7 +34,7 @@ class ImplicitFactors(nn.Module):
         ids: rows of the vocabulary.
         factors, confidence, ridge, rounds: of the fit; those of the baseline, but for fewer factors.
         folds: users r with equal r modulo ``folds`` are left out together.
-        most_users: of more users so many are fitted on, drawn at random: of every fold some.
+        most_users: of more users so many are fitted on, drawn at random, whatever their fold.
     """
 
     factor: Tensor  # [ids, F]: q, of everybody

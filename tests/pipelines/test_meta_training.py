@@ -118,7 +118,7 @@ def test_who_has_too_few_events_is_counted_but_neither_trained_nor_judged_on(
 
 
 @pytest.mark.parametrize(("passes", "batches"), [("null", 3), ("2", 7)])
-def test_of_very_many_users_every_epoch_takes_others_unless_passes_are_said(
+def test_of_very_many_users_every_epoch_draws_some_anew_unless_passes_are_said(
     clicks, monkeypatch: pytest.MonkeyPatch, passes: str, batches: int
 ) -> None:
     monkeypatch.setattr(meta_training, "_MOST_STEPS", 3)
@@ -137,7 +137,7 @@ def test_of_very_many_users_every_epoch_takes_others_unless_passes_are_said(
     for some in epochs:
         assert len(some) == len(set(some))
         assert 8 * (batches - 1) < len(some) <= 8 * batches
-    if batches == 3:  # half of them, others in each
+    if batches == 3:  # less than half of them, drawn anew
         assert len(set().union(*epochs)) > 30
         assert len({frozenset(some) for some in epochs}) == 4
 
