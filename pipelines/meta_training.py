@@ -48,6 +48,7 @@ _SETTLED, _DRAWS = 4000, 8
 _FOLDS, _FEWEST_FOLDED, _VERY_FEW, _ENOUGH = 5, 25, 500, 100
 _MOST_HELD_OUT = 0.2  # of the users of a single training, unless the settings say more
 _SETTLING = 900  # users that settle a single training, where a fifth is as many
+_MOST_JUDGES = 10_000  # of those held out of a training: more would say the same, at every pass
 _SHORT = 10_000  # users, and items, of a training that takes minutes
 
 
@@ -127,8 +128,10 @@ def meta_trained(
     with importing():
         from recsys_meta.training.settling import mean_of, settle
 
+    log.info("what is decided after a training, by those held out ...")
     settle([member.judged for member in members], story.seed)
     kept = mean_of([member.judged.learner for member in members])
+    log.info("statistics of all %s users ...", f"{len(lengths):,}")
     kept.refit_statistics(known.histories, known.clock.at(None))
     reports = [member.report for member in members if member.report is not None]
     return kept, {
@@ -206,7 +209,9 @@ def trained(
     tasks, held_out = (
         rows if least == "auto" else rows[histories.lengths[rows] >= least] for rows in (train, held_out)
     )
+    held_out = some_of(held_out, _MOST_JUDGES, story.seed)
     # Statistics that know the held-out users, or the future, would make every epoch look better than it is.
+    log.info("statistics of %s users ...", f"{len(train):,}")
     if story.split == "newcomers":
         learner.fit_snapshots(
             [
@@ -266,6 +271,14 @@ def trained(
     most = -(-episodes // users_per_step(story.training, len(judges)))
     in_time = story.split != "random"
     return Trained(Judged(learner, settling[: min(once, most)], settling[once:], in_time), report)
+
+
+def some_of(rows: torch.Tensor, most: int, seed: int) -> torch.Tensor:
+    """The rows, or so many of them, drawn at random, in their order."""
+    if len(rows) <= most:
+        return rows
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]
+    return rows[drawn.sort().values]
 
 
 def asked_of(story: Story, learner: Learner, known: Known, train: torch.Tensor) -> Histories:

@@ -326,7 +326,8 @@ class TrainingSettings(Settings):
         default=0.05,
         description="share of the training users held out to judge epochs and champions; of several folds none trains on it."
         " A single training holds out as many as this share of everybody where min_history leaves users out, and 900 where a"
-        " learner settles something by them (the default for events does), at most a fifth of those it learns from",
+        " learner settles something by them (the default for events does), at most a fifth of those it learns from. No more than"
+        " 10,000 of those held out judge",
     )
     folds: PositiveInt | Literal["auto"] = Field(
         default="auto",

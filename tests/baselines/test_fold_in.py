@@ -55,27 +55,32 @@ def all_scores(learner: Learner, support: Examples, items: Catalogue) -> Tensor:
     return learner.predict(learner.adapt(support, users, codes), codes)
 
 
-def test_the_ridge_solution_leaves_no_gradient_and_looks_at_no_padding() -> None:
-    vectors, targets = torch.randn(2, 6, 3, generator=draw()), torch.randn(2, 6, generator=draw())
+@pytest.mark.parametrize("columns", [3, 16])  # solved as columns, and as examples
+def test_the_ridge_solution_leaves_no_gradient_and_looks_at_no_padding(columns: int) -> None:
+    vectors, targets = torch.randn(2, 6, columns, generator=draw()), torch.randn(2, 6, generator=draw())
     mask = torch.arange(6) < torch.tensor([[6], [2]])
-    precision = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 3.0]])
+    root = torch.randn(columns, columns, generator=draw())
+    precision = root @ root.T / columns + torch.eye(columns)
     solution = ridge_solution(vectors, targets, mask, precision).requires_grad_()
     errors = ((vectors @ solution.unsqueeze(-1)).squeeze(-1) - targets) * mask
     (errors.square().sum() + ((solution @ precision) * solution).sum()).backward()
-    torch.testing.assert_close(solution.grad, torch.zeros(2, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(solution.grad, torch.zeros(2, columns), rtol=0, atol=1e-5)
 
 
-def test_solving_by_group_is_solving_each_group_alone() -> None:
-    groups = torch.randint(100, (300,), generator=draw())  # some empty, more than are solved at a time
-    members, targets = torch.randint(8, (300,), generator=draw()), torch.randn(300, generator=draw())
-    vectors = torch.randn(8, 3, generator=draw())
-    found = ridge_by_group(groups, 100, vectors, members, targets, torch.eye(3))
+@pytest.mark.parametrize("columns", [3, 16])
+def test_solving_by_group_is_solving_each_group_alone(columns: int) -> None:
+    # Some of 100 are empty, most have a few, two have hundreds: more groups and more examples than are solved at a time.
+    many = 700
+    groups = torch.cat([torch.randint(100, (300,), generator=draw()), torch.arange(many) % 2 + 50])
+    members, targets = torch.randint(40, (len(groups),), generator=draw()), torch.ones(len(groups))
+    vectors = torch.randn(40, columns, generator=draw())
+    precision = torch.full((columns, columns), 0.5) + torch.eye(columns)
+    found = ridge_by_group(groups, 100, vectors, members, targets, precision)
     for group in range(100):
         own = groups == group
-        alone = ridge_solution(
-            vectors[members[own]][None], targets[own][None], torch.ones(1, int(own.sum())), torch.eye(3)
-        )
-        torch.testing.assert_close(found[group], alone[0], rtol=1e-4, atol=1e-5)
+        chosen = vectors[members[own]].double()
+        alone = torch.linalg.solve(chosen.T @ chosen + precision.double(), chosen.T @ targets[own].double())
+        torch.testing.assert_close(found[group], alone.float(), rtol=1e-3, atol=1e-4)
 
 
 def test_where_no_group_has_an_example_all_solutions_are_zero() -> None:

@@ -142,6 +142,33 @@ def test_of_very_many_users_every_epoch_draws_some_anew_unless_passes_are_said(
         assert len({frozenset(some) for some in epochs}) == 4
 
 
+def test_of_very_many_held_out_some_judge_and_the_others_train_nobody_either(
+    clicks, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setattr(meta_training, "_MOST_JUDGES", 5)
+    trained_on, judged_on, fit = set(), set(), fitting.fit
+
+    def caught_fit(learner, sampler, validation, **settings):
+        trained_on.update(int(key) for batch in sampler.epoch(0) for key in batch.keys)
+        judged_on.update(int(key) for batch in validation for key in batch.keys)
+        return fit(learner, sampler, validation, **settings)
+
+    monkeypatch.setattr(fitting, "fit", caught_fit)
+    with caplog.at_level(logging.INFO):
+        _, _, warm = trained(clicks, ("training.split", "random"), ("training.folds", "1"))
+    held_out = {int(key) for key in user_keys(warm)[split_users(warm, 0.2, 7)[1]]}
+    assert len(held_out) > 5
+    assert len(judged_on) == 5
+    assert judged_on < held_out
+    assert trained_on == {int(key) for key in user_keys(warm)} - held_out
+    for line in (
+        f"statistics of {60 - len(held_out)} users",
+        "by those held out",
+        "statistics of all 60 users",
+    ):
+        assert line in caplog.text
+
+
 def test_what_is_kept_is_the_mean_of_all_trainings(clicks, monkeypatch: pytest.MonkeyPatch) -> None:
     members, whole = [], settling.mean_of
 
