@@ -19,6 +19,7 @@ from pipelines.bench_data import rates_of_data
 from pipelines.bench_loops import MeLU, loop_loss, loop_top, torchopt_loss
 from pipelines.bench_night import nights
 from recsys_meta.adaptation.recommend import recommend
+from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.maml import FOMAML, MAML
 from recsys_meta.episodes import RandomSplits, collate
 from recsys_meta.tensors import (
@@ -93,6 +94,17 @@ def synthetic(num_users: int, num_items: int, *, typical: int, query: int = 0, s
     catalogue = Catalogue(items, weights.log(), torch.ones(num_items, dtype=torch.bool))
     sizes = Sizes(FeatureSizes(categorical=USER_ROWS), FeatureSizes(categorical=ITEM_ROWS))
     return World(histories, users, catalogue, sizes)
+
+
+def with_ids_alone(world: World) -> World:
+    """The same interactions as events, of which nothing is known but who met what."""
+    num_items, nobody = len(world.catalogue.eligible), torch.zeros(len(world.users.ids), 0)
+    nothing = torch.zeros(num_items, 0)
+    items = Features(torch.arange(1, num_items + 1), nothing.long(), (), nothing, nothing)
+    users = Features(world.users.ids, nobody.long(), (), nobody, nobody)
+    histories = world.histories._replace(values=torch.ones_like(world.histories.values))
+    catalogue = world.catalogue._replace(features=items)
+    return World(histories, users, catalogue, Sizes(FeatureSizes(), FeatureSizes(ids=num_items + 1)))
 
 
 def categorical(count: int, rows: tuple[int, ...], chance: torch.Generator) -> Features:
@@ -216,6 +228,9 @@ def scoring(effort: Effort, peak: float) -> Figures:
         world = synthetic(scored, num_items, typical=12)
         learner = melu(MAML, world.sizes, 5)
         linear = MAML(world.sizes, dim=64)
+        events = with_ids_alone(world)
+        default = LadderedMAML(events.sizes)
+        default.fit_statistics(events.histories, events.catalogue)
         model = MeLU(learner)
         with torch.no_grad():
             item_vectors = model.items(world.catalogue.features.categorical)
@@ -231,6 +246,7 @@ def scoring(effort: Effort, peak: float) -> Figures:
                 "loop": loop,
                 "engine": partial(recommended_users, learner, world),
                 "linear head": partial(recommended_users, linear, world),
+                "default": partial(recommended_users, default, events),
             },
             max(effort.repeats // 2, 1),
         )

@@ -80,7 +80,9 @@ _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
 
-_EVIDENCE = ("cosines", "logs", "factors", "regression", "shots", "start", "liked")
+# What simple recommenders say beside cosines, and how much each counts.
+_LADDER = {"logs": "log_curve", "factors": "factor_curve", "regression": "regression_curve"}
+_EVIDENCE = ("cosines", *_LADDER, "shots", "start", "liked")
 _CURVES = ("bias_curve", "linear_curve", "log_curve", "factor_curve", "regression_curve")
 
 
@@ -332,12 +334,9 @@ class LadderedMAML(MAML):
                 getattr(self, name)(shots), 1 / share - 1, self.usual[name](shots)
             ).unsqueeze(1)
 
-        affinity = (
-            weight("linear_curve") * ladder["cosines"]
-            + weight("log_curve") * ladder["logs"]
-            + weight("factor_curve") * ladder["factors"]
-            + weight("regression_curve") * ladder["regression"]
-        )
+        affinity = weight("linear_curve") * ladder["cosines"]
+        for part, curve in _LADDER.items():  # in place: nothing that is differentiated needs what it was
+            affinity.addcmul_(weight(curve), ladder[part])
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
         trust = self.bias_curve(shots) - 1 if self.vocabulary > 1 else torch.zeros_like(affinity[:, 0])
         with_history = (shots > 0) & (not self.foretells)
@@ -378,7 +377,11 @@ class LadderedMAML(MAML):
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta; nothing is known to go with nothing."""
-        return super().prior(support, users, items) | self.blend(self.ladder(support.emptied(), items))
+        tasks = len(support.items)
+        nothing = {part: items.bias.new_zeros(tasks, 1) for part in ("cosines", *_LADDER)}
+        blended = self.blend(nothing | {"shots": support.mask.new_zeros(tasks, dtype=torch.int64)})
+        blended["affinity"] = blended["affinity"].expand(tasks, self.vocabulary)
+        return super().prior(support, users, items) | blended
 
     def less_popular(self, items: ItemCodes) -> Tensor:
         """What popularity adds to the score of each of the vocabulary, [ids], less if one user had not chosen it."""
@@ -405,12 +408,15 @@ class LadderedMAML(MAML):
         """[T, I], or [T, Q] with ``index``."""
         assert items.log_popularity is not None
         scores, affinity, learned = super().predict(state, items, index), state["affinity"], state["learned"]
-        popularity = items.log_popularity if index is None else items.log_popularity[index]
         if self.vocabulary > 1:  # else the ladder has nothing to add
-            of_ladder = affinity[:, items.ids] if index is None else affinity.gather(1, items.ids[index])
-            scores = (
-                scores + of_ladder + state["trust"] * (items.bias if index is None else items.bias[index])
+            of_ladder = (
+                _columns(affinity, items.ids) if index is None else affinity.gather(1, items.ids[index])
             )
+            bias = items.bias if index is None else items.bias[index]
+            scores = torch.addcmul(scores + of_ladder, state["trust"], bias)
+        if not learned.is_cuda and not learned.requires_grad and bool((learned == 1).all()):
+            return scores
+        popularity = items.log_popularity if index is None else items.log_popularity[index]
         return torch.lerp(state["usual"] * popularity, scores, learned)
 
     def task_loss(
@@ -524,6 +530,14 @@ def _mean_and_error(gained: Tensor, users: Tensor, weights: Tensor | None = None
     mean = shares @ gained
     off = gained.new_zeros(number).index_add(0, which, shares * (gained - mean))
     return float(mean), float((off.square().sum() * number / (number - 1)).sqrt())
+
+
+def _columns(table: Tensor, ids: Tensor) -> Tensor:
+    """Those of these ids; a view where they follow each other, as a catalogue's mostly do."""
+    first = 0 if ids.is_cuda or not len(ids) else int(ids[0])
+    if not ids.is_cuda and torch.equal(ids, torch.arange(first, first + len(ids))):
+        return table[:, first : first + len(ids)]
+    return table[:, ids]
 
 
 def _numbers_of(catalogue: Catalogue) -> Tensor:

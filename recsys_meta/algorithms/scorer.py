@@ -132,13 +132,18 @@ class Scorer(Learner):
         scored = self.scored(scores, support, shelf)
         if shelf.pool is None:
             return pullback(score_gradient(self.loss, scored).examples)
+        weights = _once(weights)
         all_inputs = self.head.inputs(weights, shelf.pool.vectors)
         all_scores, from_pool = self.head.rated(weights, all_inputs, shelf.pool.bias)
         pool = Pool(all_scores, shelf.items.eligible[support.items])
         residuals = score_gradient(self.loss, scored, pool)
-        assert residuals.pool is not None
-        of_pool = from_pool(residuals.pool)
-        return {name: slope + of_pool[name] for name, slope in pullback(residuals.examples).items()}
+        assert residuals.chances is not None
+        assert residuals.pull is not None
+        of_pool, pull = from_pool(residuals.chances), residuals.pull
+        return {
+            name: torch.addcmul(slope, pull.reshape(-1, *[1] * (slope.dim() - 1)), of_pool[name])
+            for name, slope in pullback(residuals.examples).items()
+        }
 
     def scored(self, scores: Tensor, examples: Examples, shelf: Shelf) -> Scored:
         """These examples with their scores."""
@@ -147,10 +152,10 @@ class Scorer(Learner):
     def pool_of(
         self, weights: Weights, examples: Examples, shelf: Shelf, excluded: Tensor | None = None
     ) -> Pool | None:
-        """What a full softmax normalizes over for T tasks; None under any other loss."""
+        """What a full softmax normalizes over for T tasks, or once for all where they stand alike; None under any other loss."""
         if shelf.pool is None:
             return None
-        scores = self.predict(weights, shelf.pool)
+        scores = self.predict(_once(weights) if excluded is None else weights, shelf.pool)
         return Pool(scores, shelf.items.eligible[examples.items], excluded)
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
@@ -214,6 +219,15 @@ class Scorer(Learner):
         chosen = {id(parameter) for parameter in decayed}
         others = [p for p in self.parameters() if id(p) not in chosen and p.requires_grad]
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _once(weights: Weights) -> Weights:
+    """Those of one task where all tasks have the same, as those have of whom nothing is known; with gradient as they are."""
+    alike = not torch.is_grad_enabled() and all(
+        not weight.stride(0) or torch.equal(weight, weight[:1].expand_as(weight))
+        for weight in weights.values()
+    )
+    return {name: weight[:1] for name, weight in weights.items()} if alike else weights
 
 
 def excluded_from_pool(items: ItemCodes, pool_size: int, excluded: Examples) -> Tensor:

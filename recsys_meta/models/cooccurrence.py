@@ -82,4 +82,4 @@ class Cooccurrence(nn.Module):
                     met.scatter_add_(1, places, ((counts > 0) * weights.unsqueeze(2)).flatten(1))
         if met is not None and own is not None:
             sums = (sums - own * met).clamp(min=0)
-        return sums * scale
+        return sums.mul_(scale)

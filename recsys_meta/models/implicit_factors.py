@@ -90,7 +90,7 @@ class ImplicitFactors(nn.Module):
         some = chosen.index_select(0, users).coalesce()
         factor = implicit_factors(some, self.factor.shape[1], **strength, rounds=self.rounds, seed=0)
         precision = precision_of(factor, **strength)
-        spread = spread_of(some, partial(_folded_in, factor, precision))
+        spread = spread_of(some, partial(_folded_in, factor, precision, torch.ones(())))
         return (
             factor.to(self.factor),
             precision.to(self.factor),
@@ -105,16 +105,18 @@ class ImplicitFactors(nn.Module):
         counted: [T], the rows that these users had when the factors were fitted; None: they had none.
         """
         if counted is None or not len(self.fold_factor):
-            return _folded_in(self.factor, self.precision, ids, mask) / self.spread
+            return _folded_in(self.factor, self.precision, self.spread, ids, mask)
         scores, fold = self.factor.new_zeros(len(ids), len(self.factor)), counted % self.folds
-        for number, (factor, precision) in enumerate(zip(self.fold_factor, self.fold_precision, strict=True)):
+        of_folds = zip(self.fold_factor, self.fold_precision, self.fold_spread, strict=True)
+        for number, (factor, precision, spread) in enumerate(of_folds):
             rows = (fold == number).nonzero().squeeze(1)
-            scores[rows] = _folded_in(factor, precision, ids[rows], mask[rows]) / self.fold_spread[number]
+            scores[rows] = _folded_in(factor, precision, spread, ids[rows], mask[rows])
         return scores
 
 
-def _folded_in(factor: Tensor, precision: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    scores: Tensor = ridge_solution(factor[ids], mask.to(factor.dtype), mask, precision) @ factor.T
+def _folded_in(factor: Tensor, precision: Tensor, spread: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    user = ridge_solution(factor[ids], mask.to(factor.dtype), mask, precision) / spread
+    scores: Tensor = user @ factor.T
     return scores
 
 

@@ -43,6 +43,7 @@ _RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)  # to choose from
 _SHOTS = (1, 3, 10)  # choices that those who choose are served from
 _POPULARITY = (1e-6, 0.1, 0.3, 1.0, 3.0)  # weights of log popularity to go with them
 _SCORED, _CUTOFF = 2**23, 10  # scores at a time; of the NDCG
+_FEW = 32  # fewer choices than one of so many: P's rows are summed instead of multiplied by all of them
 _FEWEST, _MOST, _CHOICES = 30, 600, 2**26  # users who choose, and what a table of their choices may hold
 
 
@@ -240,7 +241,12 @@ class ItemRegression(nn.Module):
     def _times(self, chosen: Tensor) -> Tensor:
         """The product with P, [T, N + 1]. chosen: [T, N + 1]."""
         if not self.choices.shape[1]:
-            return chosen @ self.inverse
+            owners, rows = chosen.nonzero(as_tuple=True)
+            if _FEW * len(rows) > chosen.numel():
+                return chosen @ self.inverse
+            starts = torch.searchsorted(owners, torch.arange(len(chosen), device=owners.device))
+            weights = chosen[owners, rows]
+            return embedding_bag(rows, self.inverse, starts, mode="sum", per_sample_weights=weights)
         users, items, ones = len(self.inverse), len(self.diagonal), chosen.new_ones(self.choices.shape[1])
         scaled = chosen / self.ridges
         met = _sparse(self.choices, (users, items), ones) @ scaled.T.contiguous()

@@ -52,7 +52,10 @@ class ScoreGradient(NamedTuple):
     """The derivative of a loss with respect to scores."""
 
     examples: Tensor  # [.., S]
-    pool: Tensor | None = None  # [.., P], under a full softmax
+    chances: Tensor | None = (
+        None  # [.., P]: by the pool's scores it is ``pull`` times these, under a full softmax
+    )
+    pull: Tensor | None = None  # [.., 1]
 
 
 def task_loss(name: LossName, scored: Scored, pool: Pool | None = None, power: float = 0.0) -> Tensor:
@@ -108,7 +111,7 @@ def score_gradient(name: LossName, scored: Scored, pool: Pool | None = None) -> 
             chances, normalizer = pool_chances(pool)
             below = normalizer.unsqueeze(-1) - scores
             pulls = torch.where(pool.holds, 1.0, below.sigmoid()) * shares(positive_weights(scored))
-            return ScoreGradient(-pulls, pulls.sum(-1, keepdim=True) * chances)
+            return ScoreGradient(-pulls, chances, pulls.sum(-1, keepdim=True))
         case "sampled_softmax":
             logits = corrected(scored)
             pulls = (negatives_normalizer(scored, logits) - logits).sigmoid() * shares(
@@ -206,7 +209,7 @@ def pool_chances(pool: Pool) -> tuple[Tensor, Tensor]:
     kept = kept_scores(pool)
     chances = kept.softmax(-1)
     if torch.is_grad_enabled():
-        return chances, pool_normalizer(pool)
+        return chances, torch.logsumexp(kept, dim=-1)
     # The largest score and its chance say it, in a quarter of the time.
     top = kept.amax(-1)
     return chances, torch.where(top > -torch.inf, top - chances.amax(-1).log(), top)
@@ -214,4 +217,6 @@ def pool_chances(pool: Pool) -> tuple[Tensor, Tensor]:
 
 def pool_normalizer(pool: Pool) -> Tensor:
     """[..]: log of the summed exponentials of what is kept."""
-    return torch.logsumexp(kept_scores(pool), dim=-1)
+    return (
+        pool_chances(pool)[1] if not torch.is_grad_enabled() else torch.logsumexp(kept_scores(pool), dim=-1)
+    )

@@ -39,6 +39,54 @@ def test_without_meta_training_and_history_it_is_popularity() -> None:
     torch.testing.assert_close(prior, WORLD.catalogue.log_popularity.expand(4, -1))
 
 
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_without_history_a_score_is_that_of_evidence_of_nothing(share: float) -> None:
+    learner = fitted().eval()
+    with torch.no_grad():
+        for weight in learner.parameters():
+            weight.add_(0.1)
+        learner.learned_curve.values.fill_(share)
+    codes = learner.encode(WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=3, seed=0)
+    state = learner.prior(batch.support, batch.users, codes)
+    adapted = learner.adapt(batch.support.emptied(), batch.users, codes)
+    torch.testing.assert_close(learner.predict(state, codes), learner.predict(adapted, codes))
+    assert {name: value.shape for name, value in state.items()} == {n: v.shape for n, v in adapted.items()}
+
+
+def test_the_same_items_have_the_same_scores_in_whatever_order_they_stand() -> None:
+    learner = fitted().eval()
+    codes = learner.encode(WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=3, seed=0)
+    state = learner.adapt(batch.support, batch.users, codes)
+    scores = learner.predict(state, codes)
+    for some in (torch.arange(2, 9), torch.arange(0, 20, 3), torch.arange(9).flip(0), torch.arange(0)):
+        torch.testing.assert_close(learner.predict(state, codes.take(some)), scores[:, some])
+        of_some = scores.gather(1, some.expand(4, -1))
+        torch.testing.assert_close(learner.predict(state, codes, some.expand(4, -1)), of_some)
+
+
+def test_tasks_that_start_alike_have_the_loss_and_the_steps_that_each_would_have_alone() -> None:
+    learner = fitted().eval()
+    with torch.no_grad():
+        for weight in learner.parameters():
+            weight.add_(0.1)
+    codes = learner.encode(WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=3, seed=0)
+    alike = batch.users.take(torch.zeros(4, dtype=torch.int64))
+    start, adapted = learner.prior(batch.support, alike, codes), learner.adapt(batch.support, alike, codes)
+    with_gradient = learner.task_loss(start, batch.query, codes)
+    stepped = learner.adapt(batch.support, alike, codes)
+    with torch.no_grad():
+        torch.testing.assert_close(learner.task_loss(start, batch.query, codes), with_gradient)
+        torch.testing.assert_close(learner.adapt(batch.support, alike, codes), stepped)
+        for user in range(4):
+            one = Examples(*(field[user : user + 1] for field in batch.support))
+            alone = learner.adapt(one, alike.take(torch.tensor([user])), codes)
+            torch.testing.assert_close(alone["user"], adapted["user"][user : user + 1])
+    assert not torch.equal(adapted["user"][0], adapted["user"][1])
+
+
 def test_a_training_user_is_judged_as_if_it_had_never_been_counted() -> None:
     batch = whole_history_of_the_first_user()
     counts = torch.bincount(EVENTS.items, minlength=len(WORLD.catalogue.eligible))

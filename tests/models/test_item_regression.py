@@ -9,6 +9,7 @@ from toy_world import episodes, histories, toy_world
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.baselines.ease import EASE
 from recsys_meta.episodes import select
+from recsys_meta.models import item_regression
 from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.tensors import Histories
 from recsys_meta.training import bundle as bundles
@@ -51,8 +52,11 @@ def test_scores_are_those_of_the_baseline(most: int | None) -> None:
     torch.testing.assert_close(scores, baseline.affinities(ids, mask.float()))
 
 
-@pytest.mark.parametrize("largest", [6000, 20])
-def test_a_user_taken_out_is_served_by_the_regression_of_all_others(largest: int) -> None:
+@pytest.mark.parametrize(("largest", "few"), [(6000, 32), (6000, 0), (20, 32)])
+def test_a_user_taken_out_is_served_by_the_regression_of_all_others(
+    largest: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(item_regression, "_FEW", few)  # 0: a user's choices are few of the items
     everybody, compared = fitted(largest=largest), 0
     for user in range(0, 120, 5):
         ids = chosen_by(user)

@@ -160,9 +160,8 @@ def test_the_written_out_derivative_is_that_of_autograd(name) -> None:
     )
     found = score_gradient(name, scored, pool)
     torch.testing.assert_close(found.examples, expected[0])
-    torch.testing.assert_close(
-        torch.zeros_like(pool_scores) if found.pool is None else found.pool, expected[1]
-    )
+    by_pool = torch.zeros_like(pool_scores) if found.chances is None else found.pull * found.chances
+    torch.testing.assert_close(by_pool, expected[1])
 
 
 def test_chances_and_normalizer_are_the_same_with_and_without_gradient() -> None:
