@@ -414,7 +414,7 @@ class LadderedMAML(MAML):
             )
             bias = items.bias if index is None else items.bias[index]
             scores = torch.addcmul(scores + of_ladder, state["trust"], bias)
-        if not learned.is_cuda and not learned.requires_grad and bool((learned == 1).all()):
+        if learned.is_cpu and not learned.requires_grad and bool((learned == 1).all()):
             return scores
         popularity = items.log_popularity if index is None else items.log_popularity[index]
         return torch.lerp(state["usual"] * popularity, scores, learned)
@@ -534,9 +534,10 @@ def _mean_and_error(gained: Tensor, users: Tensor, weights: Tensor | None = None
 
 def _columns(table: Tensor, ids: Tensor) -> Tensor:
     """Those of these ids; a view where they follow each other, as a catalogue's mostly do."""
-    first = 0 if ids.is_cuda or not len(ids) else int(ids[0])
-    if not ids.is_cuda and torch.equal(ids, torch.arange(first, first + len(ids))):
-        return table[:, first : first + len(ids)]
+    if ids.is_cpu and len(ids):  # a GPU would have to be waited for
+        first = int(ids[0])
+        if torch.equal(ids, torch.arange(first, first + len(ids))):
+            return table[:, first : first + len(ids)]
     return table[:, ids]
 
 

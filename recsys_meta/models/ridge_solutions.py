@@ -33,7 +33,7 @@ def ridge_solution(vectors: Tensor, targets: Tensor, mask: Tensor, precision: Te
     whitener = torch.linalg.cholesky(precision)  # P = L L^T
     white = torch.linalg.solve_triangular(whitener, vectors.reshape(-1, columns).T, upper=False)
     white = white.T.reshape(tasks, examples, columns)  # rows L^-1 v
-    gram = white @ white.mT + torch.eye(examples).to(white)
+    gram = white @ white.mT + torch.eye(examples, dtype=white.dtype, device=white.device)
     weights = torch.cholesky_solve(targets.unsqueeze(-1), torch.linalg.cholesky(gram))
     solution: Tensor = torch.linalg.solve_triangular(
         whitener.T, (white.mT @ weights).squeeze(-1).T, upper=True
