@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipelines.bench_data import rates_of_data
 from pipelines.bench_loops import MeLU, loop_loss, loop_top, torchopt_loss
-from pipelines.bench_night import nights
+from pipelines.bench_night import night_of_the_default, nights
 from recsys_meta.adaptation.recommend import recommend
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.maml import FOMAML, MAML
@@ -47,6 +47,7 @@ class Effort(NamedTuple):
     repeats: int = 7
     training_users: int = 2_048
     night_users: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    default_night: tuple[int, int] = (100_000, 3_706)  # users and items
     items: tuple[int, int] = (3_706, 50_000)
     scored_users: tuple[int, int] = (1_024, 512)
     looped_users: tuple[int, int] = (64, 12)
@@ -62,6 +63,7 @@ def main(effort: Effort | None = None) -> Figures:
     print(f"torch {torch.__version__}, one thread, matmul peak {peak / 1e9:.0f} GFLOP/s")
     rates_of_data(effort.data_rows)
     figures = training(effort) | scoring(effort, peak) | nights(effort.night_users)
+    figures |= night_of_the_default(*effort.default_night)
     print(json.dumps({name: round(figure, 3) for name, figure in figures.items()}))
     return figures
 

@@ -7,12 +7,11 @@ imports them as the command line does, for start-up is a part of what is measure
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import linear_regression
@@ -20,6 +19,15 @@ from threading import Lock
 from typing import ParamSpec, TypeVar
 
 from pipelines.starting import importing, share_one_heap
+
+# A learner without a ladder on 500 items, so that the rest of a night is a part of it that shows.
+PLAIN = {
+    "learner.class_path": "recsys_meta.algorithms.maml.MAML",
+    "learner.init_args": "{loss: softmax, dim: 32, num_steps: 2}",
+    "training.max_epochs": "2",
+}
+# What a night is that says nothing; trained once and briefly, for that is not what is measured.
+DEFAULT = {"training.folds": "1", "training.max_epochs": "2"}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,31 +37,7 @@ def nights(sizes: Sequence[int]) -> dict[str, float]:
     """Whole nights of more and more cold users, each in a process of its own: time, memory, and what is neither
     mathematics nor files.
     """
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for users in sizes:
-            place = Path(folder) / str(users)
-            write_night(place, users)
-            command = [sys.executable, "-m", "pipelines.bench_night", str(place)]
-            began = time.monotonic()
-            ended = subprocess.run(
-                command,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            night = json.loads(ended.stdout.splitlines()[-1])
-            night["wall"] = time.monotonic() - began
-            night["serving"] = night["wall"] - night["train"]
-            night["overhead"] = night["wall"] - sum(
-                night[name] for name in ("read", "train", "answer or write", "publish")
-            )
-            print(
-                f"{f'a night of {users:,} users':<40}" + "   ".join(f"{n} {x:.1f}" for n, x in night.items())
-            )
-            found.append({"users": users, **night})
-            shutil.rmtree(place)
+    found = [measured_night(users, 500, PLAIN, title=f"a night of {users:,} users") for users in sizes]
     users_of, seconds = ([math.log(night[name]) for night in found] for name in ("users", "serving"))
     return {
         "night_slope": linear_regression(users_of, seconds).slope if len(found) > 1 else math.nan,
@@ -63,7 +47,37 @@ def nights(sizes: Sequence[int]) -> dict[str, float]:
     }
 
 
-def write_night(folder: Path, users: int, *, items: int = 500, each: int = 5, warm: int = 500) -> None:
+def night_of_the_default(users: int, items: int) -> dict[str, float]:
+    """A night of these cold users and items as the default serves it: users per second of adapting, scoring and writing."""
+    title = f"the same by the default, {items:,} items"
+    night = measured_night(users, items, DEFAULT, title=title)
+    return {"default_users_per_second": users / night["answer or write"]}
+
+
+def measured_night(users: int, items: int, settings: Mapping[str, str], *, title: str) -> dict[str, float]:
+    """A whole night in a process of its own: its users, seconds and memory (MiB)."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "night"
+        write_night(place, users, items=items)
+        began = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, "-m", "pipelines.bench_night", str(place), json.dumps(settings)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        night: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+        night["wall"] = time.monotonic() - began
+    night["serving"] = night["wall"] - night["train"]
+    night["overhead"] = night["wall"] - sum(
+        night[name] for name in ("read", "train", "answer or write", "publish")
+    )
+    print(f"{title:<40}" + "   ".join(f"{n} {x:.1f}" for n, x in night.items()))
+    return {"users": users, **night}
+
+
+def write_night(folder: Path, users: int, *, items: int, each: int = 5, warm: int = 500) -> None:
     """The interactions of a night: cold users with ``each``, and some warm ones, with four times as many."""
     import polars as pl
     import torch
@@ -83,8 +97,8 @@ def write_night(folder: Path, users: int, *, items: int = 500, each: int = 5, wa
     )
 
 
-def night(folder: Path) -> None:
-    """One night on what ``write_night`` has written. Prints its seconds and its memory (MiB) as one JSON line."""
+def night(folder: Path, of_learner: Mapping[str, str]) -> None:
+    """A night with these settings of what ``write_night`` has written. Prints its seconds and memory (MiB) as one JSON line."""
     share_one_heap()
     with importing():
         import torch
@@ -102,9 +116,7 @@ def night(folder: Path) -> None:
         "interactions.timestamp": "timestamp",
         "cold.below": 11,
         "top_k": 10,
-        "learner.class_path": "recsys_meta.algorithms.maml.MAML",
-        "learner.init_args": "{loss: softmax, dim: 32, num_steps: 2}",
-        "training.max_epochs": 2,
+        **of_learner,
     }
     loaded = load(NightSettings, [], [(name, str(value)) for name, value in settings.items()])
     torch.set_num_threads(1)
@@ -192,4 +204,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    night(Path(sys.argv[1]))
+    night(Path(sys.argv[1]), json.loads(sys.argv[2]))

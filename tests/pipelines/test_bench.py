@@ -15,7 +15,7 @@ from recsys_meta.tensors import EpisodeBatch
 FIGURES = {
     *("train_1_step", "train_5_steps", "train_1_step_256", "train_5_steps_256"),
     *("score_3706", "score_50000", "matmul_share"),
-    *("night_slope", "memory_growth", "overhead_share"),
+    *("night_slope", "memory_growth", "overhead_share", "default_users_per_second"),
 }
 
 
@@ -77,6 +77,7 @@ def test_every_figure_is_there(capsys):
         repeats=1,
         training_users=40,
         night_users=(40,),
+        default_night=(40, 60),
         items=(150, 200),
         scored_users=(8, 8),
         looped_users=(2, 2),
@@ -86,7 +87,9 @@ def test_every_figure_is_there(capsys):
     wanted = {name.replace("3706", "150").replace("50000", "200") for name in FIGURES}
     assert wanted <= set(figures) <= wanted | {"torchopt_1_step", "torchopt_5_steps"}
     assert all(
-        figures[name] > 0 for name in wanted if name.startswith(("train", "score", "matmul", "overhead"))
+        figures[name] > 0
+        for name in wanted
+        if name.startswith(("train", "score", "matmul", "overhead", "default"))
     )
     lines = capsys.readouterr().out.splitlines()
     assert sum(" rows/s " in line or " users/s " in line for line in lines) == 6  # in and out
