@@ -102,6 +102,7 @@ def meta_trained(
         trained, story, known=known, fingerprint=fingerprint, warm=warm, accelerator=accelerator
     )
     earlier = None if warm is None else warm.learner.state_dict()
+    log.info("what the data choose, before any training ...")
     learner.choose(known.histories, known.clock.at(None), earlier)
     in_time = newest_judge(story, known.moment)
     lengths = known.histories.lengths
