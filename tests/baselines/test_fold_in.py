@@ -67,6 +67,13 @@ def test_the_ridge_solution_leaves_no_gradient_and_looks_at_no_padding(columns: 
     torch.testing.assert_close(solution.grad, torch.zeros(2, columns), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("tasks", "examples"), [(3, 0), (0, 2), (0, 0)])
+def test_the_ridge_solution_of_nothing_is_zero(tasks: int, examples: int) -> None:
+    empty = torch.zeros(tasks, examples)
+    found = ridge_solution(torch.zeros(tasks, examples, 4), empty, empty.bool(), torch.eye(4))
+    assert torch.equal(found, torch.zeros(tasks, 4))
+
+
 @pytest.mark.parametrize("columns", [3, 16])
 def test_solving_by_group_is_solving_each_group_alone(columns: int) -> None:
     # Some of 100 are empty, most have a few, two have hundreds: more groups and more examples than are solved at a time.
