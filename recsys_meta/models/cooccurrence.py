@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from recsys_meta.models.incidence import incidence, sparse_product
+from recsys_meta.models.incidence import incidence, largest_of_rows, still_sparse_product, with_values
 from recsys_meta.tensors import Catalogue, Histories
 
 _ROWS = 1024  # items whose pairs with all others stand in memory at a time
@@ -46,14 +46,17 @@ class Cooccurrence(nn.Module):
         self.occurrences.copy_(chosen.sum(0).to_dense())
         scale = self.occurrences.clamp(min=1).rsqrt()
         for rows in torch.split(torch.arange(len(scale)), _ROWS):
-            counts = sparse_product(chosen.index_select(1, rows).T, chosen)
-            counts[torch.arange(len(rows)), rows] = 0
+            counts = still_sparse_product(chosen.index_select(1, rows).T, chosen)
+            here, others = counts.indices()
+            met = counts.values() * (rows[here] != others)
             if self.dense:
-                self.pairs[rows] = counts
+                self.pairs[rows] = with_values(counts, met).to_dense()
             else:
-                nearest = (counts * scale).topk(self.pairs.shape[1]).indices
-                self.neighbour[rows] = nearest.to(torch.int32)
-                self.pairs[rows] = counts.gather(1, nearest)
+                nearest, places = largest_of_rows(
+                    with_values(counts, met * scale[others]), self.pairs.shape[1]
+                )
+                self.neighbour[rows] = places.to(torch.int32)
+                self.pairs[rows] = (nearest / scale[places]).round()  # counts are whole numbers
 
     @torch.no_grad()
     def cosines(self, ids: Tensor, mask: Tensor, own: Tensor | None = None) -> Tensor:

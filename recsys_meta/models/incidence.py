@@ -27,8 +27,49 @@ def incidence(histories: Histories, catalogue: Catalogue, ids: int) -> Tensor:
 
 def sparse_product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, dense. left: [A, B], right: [B, C], both sparse; costs what their non-zeros meet in."""
+    return _product(left, right).to_dense()
+
+
+def still_sparse_product(left: Tensor, right: Tensor) -> Tensor:
+    """The same, sparse and coalesced."""
+    return _product(left, right).coalesce()
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
     with warnings.catch_warnings():
         # Torch multiplies by way of the compressed layout, of which it says that it is a beta.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        product: Tensor = torch.sparse.mm(left, right).to_dense()
+        product: Tensor = torch.sparse.mm(left, right)
     return product
+
+
+def with_values(matrix: Tensor, values: Tensor) -> Tensor:
+    """The matrix with other values in the same places; sparse and coalesced."""
+    return torch.sparse_coo_tensor(
+        matrix.indices(), values, matrix.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def largest_of_rows(matrix: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The largest values of each row of a sparse matrix, and their columns, [R, most] each, in no order; 0, and columns that
+    are free, where a row has fewer. matrix: [R, C], coalesced, C at least ``most``, nothing below 0.
+
+    Only rows with more values than wanted are looked at as a whole: the others cost what they hold, however many columns.
+    """
+    (rows, columns), held = matrix.indices(), matrix.values()
+    lengths = torch.bincount(rows, minlength=len(matrix))
+    taken = torch.zeros(len(matrix), min(2 * most, matrix.shape[1]), dtype=torch.uint8)
+    near = columns < taken.shape[1]
+    taken[rows[near], columns[near]] = 1
+    free = taken.argsort(stable=True)
+    found = free.gather(1, (torch.arange(most) - lengths.unsqueeze(1)).clamp(min=0))
+    values = held.new_zeros(len(matrix), most)
+
+    place = torch.arange(len(rows)) - (lengths.cumsum(0) - lengths)[rows]
+    whole = lengths[rows] <= most
+    values[rows[whole], place[whole]] = held[whole]
+    found[rows[whole], place[whole]] = columns[whole]
+    longer = (lengths > most).nonzero().squeeze(1)
+    if len(longer):
+        values[longer], found[longer] = matrix.index_select(0, longer).to_dense().topk(most)
+    return values, found

@@ -7,7 +7,7 @@ from torch import Tensor
 from recsys_meta.baselines.ease import EASE, EASEPopularity
 from recsys_meta.baselines.item_item import ItemItem, PopularityBlend
 from recsys_meta.baselines.item_knn import ItemKNN, ItemKNNPopularity
-from recsys_meta.models.incidence import incidence, sparse_product
+from recsys_meta.models.incidence import incidence, largest_of_rows, sparse_product
 from recsys_meta.tensors import Catalogue, Examples, Features, FeatureSizes, Histories, Sizes
 
 IDS = 9  # of the vocabulary, the unknown included
@@ -70,6 +70,18 @@ def test_incidence_counts_a_choice_once_and_the_unknown_item_never() -> None:
 def test_a_product_of_sparse_matrices_is_that_of_the_dense_ones() -> None:
     made, expected = incidence(choices(), some_catalogue(), IDS), dense(choices(), some_catalogue())
     torch.testing.assert_close(sparse_product(made.T, made), expected.T @ expected)
+
+
+@pytest.mark.parametrize("most", [1, 4, 9])
+def test_the_largest_of_sparse_rows_are_those_of_the_dense_ones_and_other_columns_fill_up(most: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    table = torch.rand(40, 9, generator=draw) * (
+        torch.rand(40, 1, generator=draw) > torch.rand(40, 9, generator=draw)
+    )
+    values, columns = largest_of_rows(table.to_sparse(), most)
+    torch.testing.assert_close(values.sort(descending=True).values, table.topk(most).values)
+    torch.testing.assert_close(table.gather(1, columns), values)
+    assert (columns.sort().values.diff() > 0).all()  # no column twice
 
 
 def test_an_item_is_worth_the_mean_cosine_to_the_support_that_is_among_its_neighbours() -> None:
