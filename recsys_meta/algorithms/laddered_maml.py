@@ -299,11 +299,13 @@ class LadderedMAML(MAML):
         items: ItemCodes,
         own: Tensor | None = None,
         counted: Tensor | None = None,
+        among: Tensor | None = None,
     ) -> TaskState:
         """What simple recommenders say of every item of the vocabulary, [T, ids]: "cosines", "logs" of them, "factors" (iALS) and
         "regression" (EASE); and "shots": [T].
 
-        own: of ``Cooccurrence.cosines`` and ``ItemRegression.scores``; counted: of ``ImplicitFactors.scores``.
+        own: of ``Cooccurrence.cosines`` and ``ItemRegression.scores``; counted: of ``ImplicitFactors.scores``; among: of all
+        three.
         """
         known = self.known
         if items.snapshot is not None and self.past:
@@ -311,12 +313,12 @@ class LadderedMAML(MAML):
             own = counted = None  # who came later was not counted
         ids = items.ids[support.items]
         liked = support.mask & (support.targets > 0) & (ids > 0)
-        cosines = known.cooccurrence.cosines(ids, liked, own)
+        cosines = known.cooccurrence.cosines(ids, liked, own, among)
         return {
             "cosines": cosines,
             "logs": torch.log1p(self.log_kappa.exp() * cosines),
-            "factors": known.implicit.scores(ids, liked, counted),
-            "regression": known.regression.scores(ids, liked, own),
+            "factors": known.implicit.scores(ids, liked, counted, among),
+            "regression": known.regression.scores(ids, liked, own, among),
             "shots": liked.sum(1),
         }
 
@@ -383,26 +385,31 @@ class LadderedMAML(MAML):
         blended["affinity"] = blended["affinity"].expand(tasks, self.vocabulary)
         return super().prior(support, users, items) | blended
 
-    def less_popular(self, items: ItemCodes) -> Tensor:
-        """What popularity adds to the score of each of the vocabulary, [ids], less if one user had not chosen it."""
+    def less_popular(self, items: ItemCodes, columns: int) -> Tensor:
+        """What popularity adds to the score of each of so many ids, [columns], less if one user had not chosen it."""
         assert items.log_popularity is not None
-        count = items.bias.new_zeros(self.vocabulary).scatter(0, items.ids, items.log_popularity.expm1())
+        count = items.bias.new_zeros(columns).scatter(0, items.ids, items.log_popularity.expm1())
         return self.popularity_weight * ((count - 1).clamp(min=0).log1p() - count.log1p())
 
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """Mean over tasks of the query loss after adaptation, each user's own choices taken out of the counts; a scalar."""
-        items = self.encode(episodes.catalogue)
-        own = items.bias.new_zeros(len(episodes.users.ids), self.vocabulary)
+        items, among, columns = self.encode(episodes.catalogue), None, self.vocabulary
+        placed = items  # with the column of each item in what the ladder says for its id
+        if (
+            not self.whole_catalogue and self.vocabulary > 1
+        ):  # only of the batch's own items is anything asked
+            among, places = torch.unique(items.ids, return_inverse=True)
+            placed, columns = items._replace(ids=places), len(among)
+        own = items.bias.new_zeros(len(episodes.users.ids), columns)
         for examples in (episodes.support, episodes.query):
-            chosen = (examples.mask & (examples.targets > 0)).to(own.dtype)
-            own = own.scatter_reduce(1, items.ids[examples.items], chosen, "amax")
-        own[:, 0] = 0
-        ladder = self.blend(self.ladder(episodes.support, items, own, episodes.counted))
+            chosen = (examples.mask & (examples.targets > 0) & (items.ids[examples.items] > 0)).to(own.dtype)
+            own = own.scatter_reduce(1, placed.ids[examples.items], chosen, "amax")
+        ladder = self.blend(self.ladder(episodes.support, items, own, episodes.counted, among))
         if episodes.catalogue.hindsight and self.vocabulary > 1:
-            less = own * self.less_popular(items) * (1 + ladder["trust"])
+            less = own * self.less_popular(placed, columns) * (1 + ladder["trust"])
             ladder["affinity"] = ladder["affinity"] + less
         state = super().adapt(episodes.support, episodes.users, items) | ladder
-        return self.task_loss(state, episodes.query, items, episodes.support).mean()
+        return self.task_loss(state, episodes.query, placed, episodes.support).mean()
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""

@@ -59,30 +59,40 @@ class Cooccurrence(nn.Module):
                 self.pairs[rows] = (nearest / scale[places]).round()  # counts are whole numbers
 
     @torch.no_grad()
-    def cosines(self, ids: Tensor, mask: Tensor, own: Tensor | None = None) -> Tensor:
+    def cosines(
+        self, ids: Tensor, mask: Tensor, own: Tensor | None = None, among: Tensor | None = None
+    ) -> Tensor:
         """Of every item of the vocabulary with T support sets, [T, ids]. ids, mask: [T, S].
 
         own: [T, ids], 1 where the task's user chose the item and is among those counted; None: it is not.
+        among: [C] ids, ascending, the support's among them: of these items alone, and ``own`` with them, [T, C].
         """
-        occurrences = self.occurrences if own is None else self.occurrences - own
+        occurrences = self.occurrences if among is None else self.occurrences[among]
+        occurrences = occurrences if own is None else occurrences - own
         scale = occurrences.clamp(min=1).rsqrt()
-        worth = (scale[ids] if own is None else scale.gather(1, ids)) * mask
-        sums = torch.zeros(len(ids), len(self.occurrences), device=ids.device)
+        places = ids if among is None else torch.searchsorted(among, ids).clamp(max=len(among) - 1)
+        worth = (scale[places] if own is None else scale.gather(1, places)) * mask
+        sums = torch.zeros(len(ids), scale.shape[-1], device=ids.device)
         met = None if own is None else torch.zeros_like(sums)  # of the pairs that are kept
         if self.dense and ids.shape[1]:
             starts = torch.arange(len(ids), device=ids.device) * ids.shape[1]
             flat = worth.flatten()
             sums = embedding_bag(ids.flatten(), self.pairs, starts, mode="sum", per_sample_weights=flat)
+            sums = sums if among is None else sums[:, among]
             if met is not None:
-                met = worth.sum(1, keepdim=True) - met.scatter_add(1, ids, worth)
+                met = worth.sum(1, keepdim=True) - met.scatter_add(1, places, worth)
         elif ids.shape[1]:
             for some, weights in zip(
                 torch.split(ids, _COLUMNS, 1), torch.split(worth, _COLUMNS, 1), strict=True
             ):
-                places, counts = self.neighbour[some].long().flatten(1), self.pairs[some]
-                sums.scatter_add_(1, places, (counts * weights.unsqueeze(2)).flatten(1))
+                columns, counts = self.neighbour[some].long().flatten(1), self.pairs[some].flatten(1)
+                if among is not None:  # what is not asked for adds nothing, to the first of those that are
+                    found = torch.searchsorted(among, columns).clamp(max=len(among) - 1)
+                    columns, counts = found, counts * (among[found] == columns)
+                weights = weights.repeat_interleave(self.pairs.shape[1], 1)
+                sums.scatter_add_(1, columns, counts * weights)
                 if met is not None:
-                    met.scatter_add_(1, places, ((counts > 0) * weights.unsqueeze(2)).flatten(1))
+                    met.scatter_add_(1, columns, (counts > 0) * weights)
         if met is not None and own is not None:
             sums = (sums - own * met).clamp(min=0)
         return sums.mul_(scale)

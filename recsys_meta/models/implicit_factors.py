@@ -98,25 +98,36 @@ class ImplicitFactors(nn.Module):
         )
 
     @torch.no_grad()
-    def scores(self, ids: Tensor, mask: Tensor, counted: Tensor | None = None) -> Tensor:
+    def scores(
+        self, ids: Tensor, mask: Tensor, counted: Tensor | None = None, among: Tensor | None = None
+    ) -> Tensor:
         """Of every item of the vocabulary after T support sets, in units of ``spread``, [T, ids]; 0 without support.
         ids, mask: [T, S].
 
         counted: [T], the rows that these users had when the factors were fitted; None: they had none.
+        among: [C] ids: of these items alone, [T, C].
         """
         if counted is None or not len(self.fold_factor):
-            return _folded_in(self.factor, self.precision, self.spread, ids, mask)
-        scores, fold = self.factor.new_zeros(len(ids), len(self.factor)), counted % self.folds
+            return _folded_in(self.factor, self.precision, self.spread, ids, mask, among)
+        asked, fold = len(self.factor if among is None else among), counted % self.folds
+        scores = self.factor.new_zeros(len(ids), asked)
         of_folds = zip(self.fold_factor, self.fold_precision, self.fold_spread, strict=True)
         for number, (factor, precision, spread) in enumerate(of_folds):
             rows = (fold == number).nonzero().squeeze(1)
-            scores[rows] = _folded_in(factor, precision, spread, ids[rows], mask[rows])
+            scores[rows] = _folded_in(factor, precision, spread, ids[rows], mask[rows], among)
         return scores
 
 
-def _folded_in(factor: Tensor, precision: Tensor, spread: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+def _folded_in(
+    factor: Tensor,
+    precision: Tensor,
+    spread: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    among: Tensor | None = None,
+) -> Tensor:
     user = ridge_solution(factor[ids], mask.to(factor.dtype), mask, precision) / spread
-    scores: Tensor = user @ factor.T
+    scores: Tensor = user @ (factor if among is None else factor[among]).T
     return scores
 
 

@@ -206,20 +206,24 @@ class ItemRegression(nn.Module):
         return total / number
 
     @torch.no_grad()
-    def scores(self, ids: Tensor, mask: Tensor, own: Tensor | None = None) -> Tensor:
+    def scores(
+        self, ids: Tensor, mask: Tensor, own: Tensor | None = None, among: Tensor | None = None
+    ) -> Tensor:
         """Of every item of the vocabulary after T support sets, in units of ``spread``, [T, ids]; 0 without support.
         ids, mask: [T, S].
 
         own: [T, ids], 1 where the task's user chose the item and is among those counted; None: it is not.
+        among: [C] ids: of these items alone, and ``own``, which has nothing else, with them, [T, C].
         """
         tasks, items = len(ids), len(self.diagonal) - 1
+        place = self.place if among is None else self.place[among]
         if not ids.shape[1]:
-            return self.inverse.new_zeros(tasks, len(self.place))
+            return self.inverse.new_zeros(tasks, len(place))
         rows = self.place[ids]
         weights = (mask & (rows < items)).to(self.inverse.dtype)
         sums, diagonal = self._of_support(rows, weights), self.diagonal
         if own is not None:
-            chosen = torch.zeros_like(sums).scatter_add(1, self.place.expand(tasks, -1), own.to(sums.dtype))
+            chosen = torch.zeros_like(sums).scatter_add(1, place.expand(tasks, -1), own.to(sums.dtype))
             chosen[:, items] = 0
             explained = self._times(chosen)
             left = (1 - (chosen * explained).sum(1, keepdim=True)).clamp(min=_LEFT)
@@ -227,7 +231,7 @@ class ItemRegression(nn.Module):
             sums = sums + shared / left * explained
             diagonal = diagonal + explained.square() / left
         scores = sums.div_(diagonal * -self.spread).scatter_add_(1, rows, weights / self.spread)
-        return scores[:, :-1] if items == len(self.place) else scores[:, self.place]
+        return scores[:, :-1] if among is None and items == len(place) else scores[:, place]
 
     def _of_support(self, rows: Tensor, weights: Tensor) -> Tensor:
         """The sums of P's rows, [T, N + 1]. rows, weights: [T, S]."""

@@ -7,7 +7,9 @@ from toy_world import episodes, histories, toy_world
 
 from recsys_meta.algorithms.laddered import Laddered
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
+from recsys_meta.episodes import unique_items
 from recsys_meta.models.item_regression import ItemRegression
+from recsys_meta.models.losses import LossName
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples
 
 WORLD = toy_world()
@@ -116,6 +118,53 @@ def test_a_training_user_is_judged_as_if_it_had_never_been_counted() -> None:
     # As of a moment popularity is of before: what it asks for is not counted, and nothing is taken away.
     before = with_it._replace(hindsight=False)
     assert seen.meta_loss(batch._replace(catalogue=before)) < judged - 0.01
+
+
+@pytest.mark.parametrize("largest", [0, 6000])
+@pytest.mark.parametrize("left_out", [False, True])
+def test_what_is_said_of_some_items_is_what_is_said_of_them_among_all(largest: int, left_out: bool) -> None:
+    torch.manual_seed(0)
+    learner = LadderedMAML(WORLD.sizes, dim=4, largest=largest, neighbours=9, regressed=20)
+    learner.fit_statistics(EVENTS, WORLD.catalogue)
+    items = learner.encode(WORLD.catalogue)
+    rows = torch.arange(6)
+    batch = episodes(WORLD, rows, implicit=True, shots=3, query=4, seed=0)
+    own, counted = None, None
+    among = items.ids[torch.cat([batch.support.items, batch.query.items], 1)].unique()
+    if left_out:
+        own, counted = torch.zeros(6, learner.vocabulary), rows
+        for examples in (batch.support, batch.query):
+            own.scatter_(1, items.ids[examples.items], 1.0)
+    whole = learner.ladder(batch.support, items, own, counted)
+    some = learner.ladder(batch.support, items, None if own is None else own[:, among], counted, among)
+    assert len(among) < learner.vocabulary
+    for part in ("cosines", "logs", "factors", "regression"):
+        torch.testing.assert_close(some[part], whole[part][:, among], msg=part)
+        assert some[part].abs().max() > 0
+    assert torch.equal(some["shots"], whole["shots"])
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "bpr", "logistic"])
+def test_the_meta_loss_reads_nothing_of_items_that_a_batch_does_not_mention(loss: LossName) -> None:
+    torch.manual_seed(0)
+    learner = LadderedMAML(WORLD.sizes, dim=4, dropout=0.0, unknown_share=0.0, loss=loss)
+    learner.fit_statistics(EVENTS, WORLD.catalogue)
+    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=3, query=3, seed=0, negatives=2)
+    batch = batch._replace(catalogue=WORLD.catalogue._replace(hindsight=True), counted=TRAIN[:4])
+    compact = batch._replace(
+        **dict(zip(("support", "query", "catalogue"), unique_items(*batch[:2], batch.catalogue), strict=True))
+    )
+    assert len(compact.catalogue.eligible) < len(batch.catalogue.eligible)
+    whole, part = learner.meta_loss(batch), learner.meta_loss(compact)
+    torch.testing.assert_close(part, whole)
+    weights = [weight for weight in learner.parameters() if weight.requires_grad]
+    of_whole, of_part = (
+        torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        for loss in (whole, part)
+    )
+    assert sum(bool(gradient.any()) for gradient in of_part) > 5
+    for one, other in zip(of_whole, of_part, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
 def test_refitting_moves_the_counts_and_nothing_else() -> None:
