@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.baselines.item_item import ItemItem, PopularityBlend
-from recsys_meta.models.incidence import largest_of_rows, sparse_product, still_sparse_product, with_values
+from recsys_meta.models.incidence import nearest_items, sparse_product
 from recsys_meta.tensors import Catalogue, Sizes
 
 _ROWS = 1024  # similarities of so many items to all others stand in memory at a time
@@ -44,12 +44,11 @@ class ItemKNN(ItemItem):
         weight = chosen.sum(0).to_dense().clamp(min=1).rsqrt()
         similarities, neighbours = [], []
         for rows in torch.split(torch.arange(len(weight)), _ROWS):
-            counts = still_sparse_product(chosen.index_select(1, rows).T, chosen)
-            here, others = counts.indices()
-            cosine = counts.values() * (rows[here] != others) * weight[rows[here]] * weight[others]
-            nearest, places = largest_of_rows(with_values(counts, cosine), self.neighbours)
+            nearest, others = nearest_items(
+                chosen, rows, self.neighbours, row_weight=weight[rows], weight=weight
+            )
             similarities.append(nearest.flatten())
-            neighbours.append(places.flatten())
+            neighbours.append(others.flatten())
         sources, order = torch.cat(neighbours).sort(stable=True)
         self.pairs.copy_(torch.stack([sources, order // self.neighbours]))
         self.similarity.copy_(torch.cat(similarities)[order])

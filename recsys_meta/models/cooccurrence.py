@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from recsys_meta.models.incidence import incidence, largest_of_rows, still_sparse_product, with_values
+from recsys_meta.models.incidence import incidence, nearest_items, sparse_product
 from recsys_meta.tensors import Catalogue, Histories
 
 _ROWS = 1024  # items whose pairs with all others stand in memory at a time
@@ -46,17 +46,15 @@ class Cooccurrence(nn.Module):
         self.occurrences.copy_(chosen.sum(0).to_dense())
         scale = self.occurrences.clamp(min=1).rsqrt()
         for rows in torch.split(torch.arange(len(scale)), _ROWS):
-            counts = still_sparse_product(chosen.index_select(1, rows).T, chosen)
-            here, others = counts.indices()
-            met = counts.values() * (rows[here] != others)
             if self.dense:
-                self.pairs[rows] = with_values(counts, met).to_dense()
+                counts = sparse_product(chosen.index_select(1, rows).T, chosen)
+                counts[torch.arange(len(rows)), rows] = 0
+                self.pairs[rows] = counts
             else:
-                nearest, places = largest_of_rows(
-                    with_values(counts, met * scale[others]), self.pairs.shape[1]
-                )
-                self.neighbour[rows] = places.to(torch.int32)
-                self.pairs[rows] = (nearest / scale[places]).round()  # counts are whole numbers
+                plain, most = torch.ones(len(rows)), self.pairs.shape[1]
+                worth, others = nearest_items(chosen, rows, most, row_weight=plain, weight=scale)
+                self.neighbour[rows] = others.to(torch.int32)
+                self.pairs[rows] = (worth / scale[others]).round()  # counts are whole numbers
 
     @torch.no_grad()
     def cosines(

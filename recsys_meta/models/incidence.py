@@ -7,6 +7,8 @@ from torch import Tensor
 
 from recsys_meta.tensors import Catalogue, Histories
 
+_SPARSE = 32  # a product that holds less than one value of so many is cheaper left sparse
+
 
 def incidence(histories: Histories, catalogue: Catalogue, ids: int) -> Tensor:
     """[U, ids] sparse: 1 where the user chose the item (value above 0), however often.
@@ -30,9 +32,27 @@ def sparse_product(left: Tensor, right: Tensor) -> Tensor:
     return _product(left, right).to_dense()
 
 
-def still_sparse_product(left: Tensor, right: Tensor) -> Tensor:
-    """The same, sparse and coalesced."""
-    return _product(left, right).coalesce()
+def nearest_items(
+    chosen: Tensor, rows: Tensor, most: int, *, row_weight: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of each of these items the others that go with it most, by n_ij v_i w_j with n_ij users who chose both: these values and
+    the items, [R, most] each. chosen: of ``incidence``; row_weight, v: [R]; weight, w: [ids].
+    """
+    product = _product(chosen.index_select(1, rows).T, chosen)
+    if product._nnz() * _SPARSE > product.numel():
+        values = product.to_dense() * row_weight.unsqueeze(1) * weight
+        values[torch.arange(len(rows)), rows] = 0
+        top = values.topk(most)
+        return top.values, top.indices
+    counts = product.coalesce()
+    here, others = counts.indices()
+    values = counts.values() * (rows[here] != others) * row_weight[here] * weight[others]
+    return largest_of_rows(
+        torch.sparse_coo_tensor(
+            counts.indices(), values, counts.shape, is_coalesced=True, check_invariants=False
+        ),
+        most,
+    )
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -41,13 +61,6 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         product: Tensor = torch.sparse.mm(left, right)
     return product
-
-
-def with_values(matrix: Tensor, values: Tensor) -> Tensor:
-    """The matrix with other values in the same places; sparse and coalesced."""
-    return torch.sparse_coo_tensor(
-        matrix.indices(), values, matrix.shape, is_coalesced=True, check_invariants=False
-    )
 
 
 def largest_of_rows(matrix: Tensor, most: int) -> tuple[Tensor, Tensor]:

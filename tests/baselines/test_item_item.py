@@ -7,7 +7,8 @@ from torch import Tensor
 from recsys_meta.baselines.ease import EASE, EASEPopularity
 from recsys_meta.baselines.item_item import ItemItem, PopularityBlend
 from recsys_meta.baselines.item_knn import ItemKNN, ItemKNNPopularity
-from recsys_meta.models.incidence import incidence, largest_of_rows, sparse_product
+from recsys_meta.models import incidence as incidences
+from recsys_meta.models.incidence import incidence, largest_of_rows, nearest_items, sparse_product
 from recsys_meta.tensors import Catalogue, Examples, Features, FeatureSizes, Histories, Sizes
 
 IDS = 9  # of the vocabulary, the unknown included
@@ -82,6 +83,20 @@ def test_the_largest_of_sparse_rows_are_those_of_the_dense_ones_and_other_column
     torch.testing.assert_close(values.sort(descending=True).values, table.topk(most).values)
     torch.testing.assert_close(table.gather(1, columns), values)
     assert (columns.sort().values.diff() > 0).all()  # no column twice
+
+
+@pytest.mark.parametrize("sparse", [0, 10**9])  # looked for in sparse rows, and in dense ones
+def test_the_nearest_items_are_those_of_the_table_of_pairs(
+    sparse: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incidences, "_SPARSE", sparse)
+    table = dense(choices(), some_catalogue())
+    made = incidence(choices(), some_catalogue(), IDS)
+    rows, weight = torch.arange(1, IDS, 2), torch.rand(IDS, generator=torch.Generator().manual_seed(0)) + 0.1
+    expected = ((table.T @ table) * weight[:, None] * weight).fill_diagonal_(0)[rows]
+    values, items = nearest_items(made, rows, 3, row_weight=weight[rows], weight=weight)
+    torch.testing.assert_close(values.sort(descending=True).values, expected.topk(3).values)
+    torch.testing.assert_close(expected.gather(1, items), values)
 
 
 def test_an_item_is_worth_the_mean_cosine_to_the_support_that_is_among_its_neighbours() -> None:
