@@ -49,7 +49,7 @@ def nights(sizes: Sequence[int]) -> dict[str, float]:
 
 def night_of_the_default(users: int, items: int) -> dict[str, float]:
     """A night of these cold users and items as the default serves it: users per second of adapting, scoring and writing."""
-    title = f"the same by the default, {items:,} items"
+    title = f"the default, {users:,} users, {items:,} items"
     night = measured_night(users, items, DEFAULT, title=title)
     return {"default_users_per_second": users / night["answer or write"]}
 

@@ -102,7 +102,7 @@ def meta_trained(
         trained, story, known=known, fingerprint=fingerprint, warm=warm, accelerator=accelerator
     )
     earlier = None if warm is None else warm.learner.state_dict()
-    log.info("what the data choose, before any training ...")
+    log.info("settings of the learner that follow from the data ...")
     learner.choose(known.histories, known.clock.at(None), earlier)
     in_time = newest_judge(story, known.moment)
     lengths = known.histories.lengths
@@ -129,7 +129,7 @@ def meta_trained(
     with importing():
         from recsys_meta.training.settling import mean_of, settle
 
-    log.info("what is decided after a training, by those held out ...")
+    log.info("settling the learner by held-out users ...")
     settle([member.judged for member in members], story.seed)
     kept = mean_of([member.judged.learner for member in members])
     log.info("statistics of all %s users ...", f"{len(lengths):,}")

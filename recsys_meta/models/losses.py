@@ -52,9 +52,8 @@ class ScoreGradient(NamedTuple):
     """The derivative of a loss with respect to scores."""
 
     examples: Tensor  # [.., S]
-    chances: Tensor | None = (
-        None  # [.., P]: by the pool's scores it is ``pull`` times these, under a full softmax
-    )
+    # Under a full softmax: by the pool's scores it is the product of the two.
+    chances: Tensor | None = None  # [.., P]
     pull: Tensor | None = None  # [.., 1]
 
 
@@ -217,6 +216,6 @@ def pool_chances(pool: Pool) -> tuple[Tensor, Tensor]:
 
 def pool_normalizer(pool: Pool) -> Tensor:
     """[..]: log of the summed exponentials of what is kept."""
-    return (
-        pool_chances(pool)[1] if not torch.is_grad_enabled() else torch.logsumexp(kept_scores(pool), dim=-1)
-    )
+    if torch.is_grad_enabled():
+        return torch.logsumexp(kept_scores(pool), dim=-1)
+    return pool_chances(pool)[1]

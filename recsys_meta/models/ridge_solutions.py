@@ -5,7 +5,7 @@ argmin over w of |t - V w|^2 + w . P w, with S examples of F columns, is either 
     w = (V^T V + P)^-1 V^T t  =  P^-1 V^T (V P^-1 V^T + I)^-1 t
 
 (the second by the matrix inversion lemma, e.g. C. Bishop: Pattern Recognition and Machine Learning, 2006, (C.5)). The first
-factors an F x F matrix for each task, the second an S x S one: 2 to 50 times as fast where examples are few.
+factors an F x F matrix for each task, the second an S x S one, which is much cheaper where examples are few.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def ridge_solution(vectors: Tensor, targets: Tensor, mask: Tensor, precision: Te
     """
     vectors = vectors * mask.unsqueeze(-1)
     tasks, examples, columns = vectors.shape
-    if 2 * examples > columns:  # where the measured costs cross
+    if 2 * examples > columns:  # measured: costs cross between half of the columns and all
         products = vectors.mT @ targets.unsqueeze(-1)
         return torch.cholesky_solve(
             products, torch.linalg.cholesky(vectors.mT @ vectors + precision)

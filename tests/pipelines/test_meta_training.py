@@ -163,7 +163,7 @@ def test_of_very_many_held_out_some_judge_and_the_others_train_nobody_either(
     assert trained_on == {int(key) for key in user_keys(warm)} - held_out
     for line in (
         f"statistics of {60 - len(held_out)} users",
-        "by those held out",
+        "settling the learner by held-out users",
         "statistics of all 60 users",
     ):
         assert line in caplog.text
