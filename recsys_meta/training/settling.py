@@ -6,11 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recsys_meta.algorithms.base import Gains, Learner
+from recsys_meta.algorithms.base import Gains, Learner, TaskState
 from recsys_meta.evaluation.metrics import multi_hot, ranking_metrics, tie_places
-from recsys_meta.tensors import EpisodeBatch
+from recsys_meta.tensors import EpisodeBatch, ItemCodes
 
 _CUTOFF, _CUTOFF_OF_LISTED = 10, 5
+_ROOM = 2**30  # bytes for what adaptation found, of all learners together
 
 
 class Judged(NamedTuple):
@@ -22,12 +23,38 @@ class Judged(NamedTuple):
     in_time: bool = False  # whether their queries come after their support
 
 
+class Findings:
+    """What adaptation finds of each batch of a learner, kept as long as there is room, and found anew where there is not.
+
+    What is settled decides how it is weighed, never what is found (``Learner.evidence``), so that nothing here grows old.
+
+    Args:
+        room: bytes.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._kept: dict[int, TaskState] = {}
+
+    def of(self, learner: Learner, place: int, batch: EpisodeBatch, items: ItemCodes) -> TaskState:
+        """Of the batch at this place; items: the codes of its catalogue."""
+        if place in self._kept:
+            return self._kept[place]
+        found = learner.evidence(batch.support, batch.users, items)
+        size = sum(tensor.nbytes for tensor in found.values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[place] = found
+        return found
+
+
 def settle(judged: Sequence[Judged], seed: int = 0) -> None:
     """Lets learners that are to be averaged, or the one there is, decide by the NDCG@10 on their users' queries.
 
     Without users, or where episodes carry but the items that they mention, everything stays as it is.
     """
     leader, *fellows = [one.learner for one in judged]
+    of_all = [Findings(_ROOM // len(judged)) for _ in judged]
 
     def gains(adapted: bool, ways: Sequence[Callable[[], None]]) -> list[Gains]:
         of_each = [
@@ -38,8 +65,9 @@ def settle(judged: Sequence[Judged], seed: int = 0) -> None:
                 adapted=adapted,
                 in_time=one.in_time,
                 seed=seed,
+                findings=findings,
             )
-            for one in judged
+            for one, findings in zip(judged, of_all, strict=True)
         ]
         return [together(of_way) for of_way in zip(*of_each, strict=True)]
 
@@ -78,20 +106,24 @@ def episode_gains(
     adapted: bool,
     in_time: bool = False,
     seed: int = 0,
+    findings: Findings | None = None,
 ) -> list[Gains]:
     """NDCG@10 of the learner, put in each of these ways, adapted or not, on every episode that has something to be found; of
     listed items, where episodes list what was not chosen, NDCG@5: such lists are short. in_time: of ``Judged``.
 
-    What adaptation finds is found once for all ways: they differ in how it is weighed, which ``settle`` decides.
+    What adaptation finds is found once for all ways: they differ in how it is weighed, which ``settle`` decides. findings: what it
+    found before, of the same batches in this order.
     """
+    findings = findings or Findings(0)
     values: list[list[Tensor]] = [[torch.empty(0)] for _ in ways]
     shots: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     keys: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     asked: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     plain: list[Tensor] = [torch.empty(0, dtype=torch.bool)]
-    for support, query, users, catalogue, _, key in validation:
+    for place, batch in enumerate(validation):
+        support, query, users, catalogue, _, key = batch
         items = learner.encode(catalogue)
-        evidence = learner.evidence(support, users, items) if adapted else {}
+        evidence = findings.of(learner, place, batch, items) if adapted else {}
         number = len(catalogue.eligible)
         cutoff = _CUTOFF_OF_LISTED if query.lists.any() else _CUTOFF
         left = catalogue.eligible & ~multi_hot(support.items, support.mask, number)

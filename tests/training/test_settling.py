@@ -18,6 +18,7 @@ from recsys_meta.algorithms.laddered_maml import (
     _mean_and_error,
 )
 from recsys_meta.tensors import EpisodeBatch
+from recsys_meta.training import settling
 from recsys_meta.training.settling import Judged, episode_gains, mean_of, settle, together
 
 WORLD = toy_world()
@@ -230,6 +231,31 @@ def test_the_gains_in_several_ways_are_those_of_each_and_the_last_one_stays() ->
         alone = as_it_stands(learner, validation(), adapted=True)
         for column, expected in zip(found, alone, strict=True):
             torch.testing.assert_close(column, expected, rtol=0, atol=0)
+
+
+def test_what_adaptation_finds_is_found_once_where_there_is_room(monkeypatch) -> None:
+    """And what is settled by it is the same as without."""
+    evidence, found = LadderedMAML.evidence, []
+
+    def counted(self, support, users, items):
+        found.append(support)
+        return evidence(self, support, users, items)
+
+    monkeypatch.setattr(LadderedMAML, "evidence", counted)
+
+    def settled(room: int) -> tuple[dict[str, torch.Tensor], int]:
+        monkeypatch.setattr(settling, "_ROOM", room)
+        learner = trusting(-1.0)
+        found.clear()
+        settle([Judged(learner, validation(), validation())])
+        return learner.state_dict(), len(found)
+
+    kept, anew = settled(2**30), settled(0)
+    assert kept[1] == 2  # batches
+    assert anew[1] > 10
+    assert float(kept[0]["factor_curve.values"].max()) > -1.0  # something was settled
+    for name, value in kept[0].items():
+        assert torch.equal(value, anew[0][name]), name
 
 
 def test_the_gain_of_a_list_is_ndcg_of_what_it_lists() -> None:
