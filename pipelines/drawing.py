@@ -35,7 +35,7 @@ _VALIDATION_EPOCH = 2**31  # of the sampler: none that training comes to
 
 
 class Wanted(NamedTuple):
-    """What episodes hold besides what was chosen; of a learner its own settings say it."""
+    """What episodes hold besides what was chosen; of a learner its own settings say it, and those of its training."""
 
     whole_catalogue: bool
     negatives: int
@@ -126,6 +126,7 @@ def sampler_of(
         "batch_size": users_per_step(training, len(rows)),
         "seed": story.seed,
         "whole_catalogue": learner.whole_catalogue,
+        "most_items": training.most_items if isinstance(learner, Learner) else None,
         "negatives": learner.negatives,
         "keys": keys,
         "counted": None if counted is None else torch.searchsorted(counted, rows),

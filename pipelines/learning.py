@@ -45,8 +45,6 @@ from recsys_meta.training.bundle import Bundle, BundleError, check_bundle, load_
 
 log = logging.getLogger(__name__)
 
-_LARGEST_SOFTMAX = 50_000  # items; beyond, a step over all of them costs more than it teaches
-
 # What reading a description that somebody has damaged may raise.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BundleError)
 
@@ -76,7 +74,7 @@ class Model(NamedTuple):
 def check_buildable(story: Story, choice: LearnerSettings, inputs: Inputs, training_users: pl.Series) -> None:
     """Raises BuildError where the learner refuses its settings or so many items: of several before the first is fitted."""
     events = inputs.events.filter(pl.col("user_id").is_in(training_users.implode()))
-    choice = with_loss(choice, events, len(inputs.item_ids))
+    choice = with_loss(choice, events)
     users, items = encoders_of(story, inputs, training_users, events, None)
     build(choice.class_path, choice.init_args, Sizes(users.sizes, items.sizes))
 
@@ -113,7 +111,7 @@ def fit_or_reuse(
             f"none of the {len(training_users)} users to train on has an event to learn from: lower cold.below, or widen"
             " the interactions"
         )
-    choice = with_loss(choice, events, len(inputs.item_ids))
+    choice = with_loss(choice, events)
     shown = inputs.refused if listed else None
     recipe = recipe_of(story, choice)
     tables = (events, inputs.items, inputs.users, shown)
@@ -409,15 +407,11 @@ def encoders_of(
     )
 
 
-def with_loss(choice: LearnerSettings, events: pl.DataFrame, num_items: int) -> LearnerSettings:
-    """The choice with the loss that suits the data, where it names none: values that differ are predicted, events ranked
-    among all items, or among sampled ones where all are too many.
-    """
+def with_loss(choice: LearnerSettings, events: pl.DataFrame) -> LearnerSettings:
+    """The choice with the loss that suits the data, where it names none: values that differ are predicted, events ranked."""
     if "loss" in choice.init_args or not takes(choice, "loss"):
         return choice
     loss = "squared" if events[VALUE].n_unique() > 1 else "softmax"
-    if loss == "softmax" and num_items > _LARGEST_SOFTMAX:
-        loss = "sampled_softmax"
     return choice.model_copy(update={"init_args": {**choice.init_args, "loss": loss}})
 
 

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import polars as pl
 import torch
 
-from pipelines.drawing import Sampler, Shortened, before, last_half, sampler_of, users_per_step, validation_of
+from pipelines.drawing import (
+    Sampler,
+    Shortened,
+    Wanted,
+    before,
+    last_half,
+    sampler_of,
+    users_per_step,
+    validation_of,
+)
 from pipelines.settings import Story, TrainingSettings
 from pipelines.starting import importing
 from recsys_meta import ingest
@@ -224,7 +233,7 @@ def trained(
     if warm is not None:
         learner.continue_from(warm.learner.state_dict())
     drawing = (learner, asked_of(story, learner, known, train), known.users, known.user_ids)
-    judge = partial(validation_of, story, *drawing, known.clock_without(held_out), listed=known.listed)
+    clock_without = known.clock_without(held_out)
 
     epochs = (warm and story.training.warm_epochs) or story.training.max_epochs
 
@@ -247,7 +256,7 @@ def trained(
     if learner.foretells and isinstance(sampler, MomentSplits):
         learner.fit_forecast(list(sampler.asked()))
         return Trained(Judged(learner, ()), None)
-    validation = judge(held_out, moment)
+    validation = validation_of(story, *drawing, clock_without, held_out, moment, listed=known.listed)
     if not validation:
         log.warning("no validation users: training does not stop early, see training.validation_share")
     fit_on = partial(
@@ -267,7 +276,11 @@ def trained(
     report = with_room(story, learner, len(tasks), sampler, drawn, fit_on)
     judges = last_half(histories, held_out) if newest_judge(story, moment) else held_out
     draws = min(max(episodes // max(len(judges), 1), 1), _DRAWS)
-    settling = judge(judges, moment, draws=draws)
+    # Served are all items, so all settle it, where a step of training has but a part of them.
+    everything = Wanted(learner.whole_catalogue, learner.negatives)
+    settling = validation_of(
+        story, everything, *drawing[1:], clock_without, judges, moment, listed=known.listed, draws=draws
+    )
     once = len(settling) // draws
     most = -(-episodes // users_per_step(story.training, len(judges)))
     in_time = story.split != "random"

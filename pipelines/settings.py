@@ -352,6 +352,11 @@ class TrainingSettings(Settings):
     max_support: PositiveInt | None = Field(
         default=None, description="longest support set, the newest; none: no limit"
     )
+    most_items: PositiveInt | None = Field(
+        default=16_384,
+        description="items that the softmax of a step runs over, beside those that its users chose; where there are more, the"
+        " popular ones and some of the others, drawn anew for each step and weighed by how seldom they are; none: always all",
+    )
     min_history: PositiveInt | Literal["auto"] = Field(
         default="auto",
         description="events that a user has to have to be trained, stopped and settled on; all are counted. auto: where"

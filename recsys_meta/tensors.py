@@ -96,17 +96,24 @@ class Catalogue(NamedTuple):
     eligible: Tensor  # [I] bool: may be recommended at the moment; a softmax normalizes over these
     snapshot: Tensor | None = None  # [] int64: which of ``Learner.fit_snapshots`` was known; None: everything
     hindsight: bool = False  # whether popularity counts all there is: what episodes ask for too
+    log_weight: Tensor | None = (
+        None  # [I] float: log of how many items each stands for in a softmax; None: for itself alone
+    )
 
     def take(self, rows: Tensor) -> "Catalogue":
         """The catalogue of these rows alone. rows: [R] int64."""
         popularity, eligible = (field.index_select(0, rows) for field in (self.log_popularity, self.eligible))
-        return Catalogue(self.features.take(rows), popularity, eligible, self.snapshot, self.hindsight)
+        weight = None if self.log_weight is None else self.log_weight.index_select(0, rows)
+        return Catalogue(
+            self.features.take(rows), popularity, eligible, self.snapshot, self.hindsight, weight
+        )
 
     def to(self, device: torch.device | str) -> "Catalogue":
         """The same catalogue on another device."""
         snapshot = None if self.snapshot is None else self.snapshot.to(device)
         popularity, eligible = (field.to(device) for field in (self.log_popularity, self.eligible))
-        return Catalogue(self.features.to(device), popularity, eligible, snapshot, self.hindsight)
+        weight = None if self.log_weight is None else self.log_weight.to(device)
+        return Catalogue(self.features.to(device), popularity, eligible, snapshot, self.hindsight, weight)
 
 
 class Examples(NamedTuple):
@@ -203,6 +210,7 @@ class ItemCodes(NamedTuple):
     eligible: Tensor  # [I] bool
     log_popularity: Tensor | None = None  # [I] float; for losses that correct for how negatives are drawn
     snapshot: Tensor | None = None  # of the catalogue
+    log_weight: Tensor | None = None  # [I] float, of the catalogue
 
     def take(self, rows: Tensor | slice) -> "ItemCodes":
         """The codes of these rows, in this order."""
@@ -211,5 +219,6 @@ class ItemCodes(NamedTuple):
             return field[rows] if isinstance(rows, slice) else field.index_select(0, rows)
 
         popularity = None if self.log_popularity is None else some(self.log_popularity)
+        weight = None if self.log_weight is None else some(self.log_weight)
         ids, vectors, bias, eligible = map(some, (self.ids, self.vectors, self.bias, self.eligible))
-        return ItemCodes(ids, vectors, bias, eligible, popularity, self.snapshot)
+        return ItemCodes(ids, vectors, bias, eligible, popularity, self.snapshot, weight)

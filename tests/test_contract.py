@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Iterator
 
@@ -169,6 +170,41 @@ def test_the_meta_loss_reaches_every_meta_parameter(cls, settings, world) -> Non
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES)
+def test_an_item_that_stands_for_three_counts_in_training_as_if_it_stood_there_three_times(
+    cls, settings, world
+) -> None:
+    """Where a catalogue is a drawn part of one."""
+    learner = ready(cls, settings, world)
+    if not learner.meta_trained or not learner.whole_catalogue:
+        return
+    meta_train(learner, world, TRAIN, implicit=True, steps=3)
+    learner.eval()
+    batch = episodes(world, TEST[:3], implicit=True, shots=5, query=6, seed=3)
+    chosen = torch.cat([batch.support.items.flatten(), batch.query.items.flatten()])
+    others = (torch.bincount(chosen, minlength=NUM_ITEMS) == 0).nonzero().squeeze(1)
+    found = []
+    for catalogue in (
+        batch.catalogue.take(torch.cat([torch.arange(NUM_ITEMS), others, others])),
+        batch.catalogue._replace(log_weight=torch.zeros(NUM_ITEMS).index_fill(0, others, math.log(3))),
+        batch.catalogue,
+    ):
+        learner.zero_grad()
+        loss = learner.meta_loss(batch._replace(catalogue=catalogue))
+        loss.backward()
+        slopes = {
+            name: weight.grad.clone()
+            for name, weight in learner.named_parameters()
+            if weight.grad is not None
+        }
+        found.append((loss.detach(), slopes))
+    (thrice, slopes), (weighed, of_weighed), (once, _) = found
+    torch.testing.assert_close(weighed, thrice)
+    assert abs(float(once - thrice)) > 1e-4
+    for name, slope in slopes.items():
+        torch.testing.assert_close(of_weighed[name], slope, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(("cls", "settings"), CASES)

@@ -395,9 +395,8 @@ class LadderedMAML(MAML):
         """Mean over tasks of the query loss after adaptation, each user's own choices taken out of the counts; a scalar."""
         items, among, columns = self.encode(episodes.catalogue), None, self.vocabulary
         placed = items  # with the column of each item in what the ladder says for its id
-        if (
-            not self.whole_catalogue and self.vocabulary > 1
-        ):  # only of the batch's own items is anything asked
+        partial = items.log_weight is not None or not self.whole_catalogue
+        if partial and self.vocabulary > 1:  # only of the batch's own items is anything asked
             among, places = torch.unique(items.ids, return_inverse=True)
             placed, columns = items._replace(ids=places), len(among)
         own = items.bias.new_zeros(len(episodes.users.ids), columns)

@@ -248,7 +248,7 @@ class MAML(Scorer):
         pool = None
         if shelf.pool is not None:
             pool_scores = self.head.score(fast | fixed, shelf.pool.vectors, shelf.pool.bias)
-            pool = Pool(pool_scores, shelf.items.eligible[index])
+            pool = Pool(pool_scores, shelf.items.eligible[index], log_weight=shelf.pool.log_weight)
         return task_loss(self.loss, self.scored(scores, support, shelf), pool)
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from recsys_meta.algorithms.base import TaskState
 from recsys_meta.algorithms.scorer import Scorer, Shelf
 from recsys_meta.models.heads import LinearHead
-from recsys_meta.models.losses import LossName
+from recsys_meta.models.losses import LossName, Pool, pool_chances
 from recsys_meta.tensors import Examples, Features, ItemCodes, Sizes
 
 
@@ -97,7 +97,9 @@ class Ridge(Scorer):
         assert shelf.pool is not None
         precision, evidence = self.log_precision.exp(), evidence[:, None]
         vectors = shelf.pool.vectors
-        chances = torch.addmv(shelf.pool.bias, vectors, self.head.user_0).softmax(0)
+        scores = torch.addmv(shelf.pool.bias, vectors, self.head.user_0)
+        everything = torch.ones_like(scores, dtype=torch.bool)
+        chances, _ = pool_chances(Pool(scores, everything, log_weight=shelf.pool.log_weight))
         mean = chances @ vectors
         curvature = vectors.T @ (chances[:, None] * vectors) - torch.outer(mean, mean)
         share = self.log_curvature.exp() * evidence[:, :, None]

@@ -119,7 +119,13 @@ class Scorer(Learner):
         bias = self.item_bias(features).squeeze(1) + self.popularity_weight * catalogue.log_popularity
         vectors = self.item_encoder(features)
         return ItemCodes(
-            features.ids, vectors, bias, catalogue.eligible, catalogue.log_popularity, catalogue.snapshot
+            features.ids,
+            vectors,
+            bias,
+            catalogue.eligible,
+            catalogue.log_popularity,
+            catalogue.snapshot,
+            catalogue.log_weight,
         )
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
@@ -135,7 +141,7 @@ class Scorer(Learner):
         weights = _once(weights)
         all_inputs = self.head.inputs(weights, shelf.pool.vectors)
         all_scores, from_pool = self.head.rated(weights, all_inputs, shelf.pool.bias)
-        pool = Pool(all_scores, shelf.items.eligible[support.items])
+        pool = Pool(all_scores, shelf.items.eligible[support.items], log_weight=shelf.pool.log_weight)
         residuals = score_gradient(self.loss, scored, pool)
         assert residuals.chances is not None
         assert residuals.pull is not None
@@ -156,7 +162,7 @@ class Scorer(Learner):
         if shelf.pool is None:
             return None
         scores = self.predict(_once(weights) if excluded is None else weights, shelf.pool)
-        return Pool(scores, shelf.items.eligible[examples.items], excluded)
+        return Pool(scores, shelf.items.eligible[examples.items], excluded, shelf.pool.log_weight)
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""

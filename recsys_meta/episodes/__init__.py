@@ -1,7 +1,14 @@
 """Tables to tensors: histories, encoders, the catalogue as of a moment, and episodes drawn from them."""
 
 from recsys_meta.episodes.catalogue import CatalogueClock, Sightings, num_derived
-from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
+from recsys_meta.episodes.collate import (
+    DrawnPart,
+    Negatives,
+    collate,
+    inclusion_chances,
+    spans,
+    unique_items,
+)
 from recsys_meta.episodes.encoding import FeatureEncoder, Scale
 from recsys_meta.episodes.histories import group, head, is_first, met_before, met_by_others, newest, select
 from recsys_meta.episodes.ids import rows_of, split_folds, split_users, user_keys
@@ -16,6 +23,7 @@ from recsys_meta.episodes.sampling import (
 
 __all__ = [
     "CatalogueClock",
+    "DrawnPart",
     "FeatureEncoder",
     "MomentSplits",
     "Negatives",
@@ -27,6 +35,7 @@ __all__ = [
     "fixed_splits",
     "group",
     "head",
+    "inclusion_chances",
     "is_first",
     "late_of",
     "met_before",

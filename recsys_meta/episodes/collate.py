@@ -101,6 +101,45 @@ class Negatives:
         )
 
 
+class DrawnPart:
+    """Draws a part of a catalogue for a softmax over more items than a step has time for.
+
+    An eligible item is drawn with a chance proportional to (1 + interactions) ** tempering, and always where that comes to 1, so
+    that ``size`` are drawn on average. Each stands for 1 / chance items in the softmax's normalizer, which is right on average
+    then (D. Horvitz, D. Thompson: A generalization of sampling without replacement from a finite universe, JASA 47, 1952); the
+    popular ones, which make up most of it, are always there and stand for themselves.
+    """
+
+    def __init__(self, catalogue: Catalogue, size: int, *, tempering: float = 0.75) -> None:
+        weights = (catalogue.log_popularity.double() * tempering).exp() * catalogue.eligible
+        self.chances = inclusion_chances(weights, size)  # [I] float64
+        self._log_weight = -self.chances.clamp(min=torch.finfo(torch.float64).tiny).log().float()
+
+    def unique_items(
+        self, support: Examples, query: Examples, catalogue: Catalogue, chance: torch.Generator
+    ) -> tuple[Examples, Examples, Catalogue]:
+        """As the function of this name, the drawn items kept besides; what examples mention stands for itself."""
+        drawn = torch.rand(self.chances.shape, generator=chance, dtype=torch.float64) < self.chances
+        weighted = catalogue._replace(log_weight=self._log_weight)
+        support, query, part = unique_items(support, query, weighted, keep=drawn)
+        assert part.log_weight is not None
+        mentioned = torch.cat([examples.items.masked_select(examples.mask) for examples in (support, query)])
+        return support, query, part._replace(log_weight=part.log_weight.index_fill(0, mentioned, 0.0))
+
+
+def inclusion_chances(weights: Tensor, size: int) -> Tensor:
+    """min(1, c * weights) with the c that makes them sum to ``size``; 1 for all above 0 where these are no more than that."""
+    if int((weights > 0).sum()) <= size:
+        return (weights > 0).to(weights.dtype)
+    falling = weights.sort(descending=True).values
+    left = falling.flip(0).cumsum(0).flip(0)  # what all from here on weigh together
+    scales = (size - torch.arange(len(falling))) / left
+    certain = int(
+        (scales * falling > 1)[:size].sum()
+    )  # the first ones, each of which would be drawn more than once
+    return (scales[certain] * weights).clamp(max=1.0)
+
+
 def unique_items(
     support: Examples, query: Examples, catalogue: Catalogue, *, keep: Tensor | None = None
 ) -> tuple[Examples, Examples, Catalogue]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from recsys_meta.episodes.catalogue import CatalogueClock
-from recsys_meta.episodes.collate import Negatives, collate, spans, unique_items
+from recsys_meta.episodes.collate import DrawnPart, Negatives, collate, spans, unique_items
 from recsys_meta.episodes.histories import is_first, select
 from recsys_meta.hashing import generator, hashed
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Features, Histories, Ragged
@@ -34,6 +34,7 @@ class RandomSplits:
         begins at a number of shots of its own, where that is larger, in every second task at the largest: what a user does
         next is not what it does in the end, and who learns to foretell the one alone forgets what everybody likes.
     whole_catalogue: batches carry the catalogue as it is, instead of the items that they mention.
+    most_items: where more are eligible, the whole catalogue is a part drawn anew for each batch (see DrawnPart). None: never.
     negatives: sampled negatives per positive, tempered (see Negatives). Those of the support set avoid the
         support alone, for a night knows no more; those of the query set avoid all that the user consumed.
     bucket: tasks of similar length stand in one batch, which saves padding.
@@ -59,6 +60,7 @@ class RandomSplits:
         seed: int = 0,
         by_time: bool = False,
         whole_catalogue: bool = False,
+        most_items: int | None = None,
         negatives: int = 0,
         tempering: float = 0.75,
         bucket: bool = True,
@@ -84,6 +86,7 @@ class RandomSplits:
         self._seed = seed
         self._by_time = by_time
         self._whole_catalogue = whole_catalogue
+        self._part = _part_of(catalogue, most_items) if whole_catalogue else None
         self._negatives = negatives
         self._sampler = Negatives(catalogue, tempering=tempering, seed=seed)
         self._bucket = bucket
@@ -102,7 +105,9 @@ class RandomSplits:
         chance = generator(self._seed, number)
         order = None if self._by_time else self._shuffled_within_users(chance)
         cuts = self._cuts(chance)
-        for tasks in _batches(cuts.stops - cuts.starts, self._batch_size, chance, bucket=self._bucket):
+        for place, tasks in enumerate(
+            _batches(cuts.stops - cuts.starts, self._batch_size, chance, bucket=self._bucket)
+        ):
             rows, (starts, ends, begins, stops) = self._rows[tasks], (cut[tasks] for cut in cuts)
             support = spans(self._histories, starts, ends, order)
             query = spans(self._histories, begins, stops, order)
@@ -115,7 +120,10 @@ class RandomSplits:
                 shown = collate(self._listed, rows)
                 query = query.beside(shown._replace(targets=torch.zeros_like(shown.targets)))
             catalogue = self._catalogue
-            if not self._whole_catalogue:
+            if self._part is not None:
+                chance = generator(self._seed, number, place)
+                support, query, catalogue = self._part.unique_items(support, query, catalogue, chance)
+            elif not self._whole_catalogue:
                 support, query, catalogue = unique_items(support, query, catalogue)
             counted = _some(self._counted, rows)
             yield EpisodeBatch(support, query, self._users.take(rows), catalogue, counted, self._keys[rows])
@@ -263,6 +271,7 @@ class MomentSplits:
     batches_per_moment: visit only so many batches of each moment's tasks in an epoch; None: all.
     whole_catalogue: batches carry all candidates of the moment and the support items; ``eligible`` tells which
         is which. Otherwise the mentioned items alone. No batch carries an item that nobody had seen.
+    most_items: as in RandomSplits, of the candidates.
     negatives: sampled negatives per positive, tempered by popularity before the moment. Those of the support
         set avoid what the user met before the moment, those of the query set the query as well.
     bucket, keys, counted: as in RandomSplits.
@@ -285,6 +294,7 @@ class MomentSplits:
         batches_per_moment: int | None = None,
         seed: int = 0,
         whole_catalogue: bool = False,
+        most_items: int | None = None,
         negatives: int = 0,
         tempering: float = 0.75,
         bucket: bool = True,
@@ -312,6 +322,7 @@ class MomentSplits:
         self._batches_per_moment = batches_per_moment
         self._seed = seed
         self._whole_catalogue = whole_catalogue
+        self._most_items = most_items
         self._negatives = negatives
         self._tempering = tempering
         self._bucket = bucket
@@ -357,6 +368,7 @@ class MomentSplits:
         catalogue = self._clock.at(moment)
         catalogue = catalogue._replace(eligible=catalogue.eligible & self._clock.seen(moment))
         sampler = Negatives(catalogue, tempering=self._tempering, seed=self._seed)
+        part = _part_of(catalogue, self._most_items) if self._whole_catalogue else None
         lengths = tasks.before - starts + asked_to - asked_from
         for batch in _batches(lengths, self._batch_size, chance, bucket=self._bucket)[
             : self._batches_per_moment
@@ -371,8 +383,11 @@ class MomentSplits:
                 keys = self._keys[rows] ^ hashed(moment)
                 support = sampler.append(support, keys, known, self._negatives, stream=2 * number)
                 query = sampler.append(query, keys, consumed, self._negatives, stream=2 * number + 1)
-            keep = catalogue.eligible if self._whole_catalogue else None
-            support, query, mentioned = unique_items(support, query, catalogue, keep=keep)
+            if part is not None:
+                support, query, mentioned = part.unique_items(support, query, catalogue, chance)
+            else:
+                keep = catalogue.eligible if self._whole_catalogue else None
+                support, query, mentioned = unique_items(support, query, catalogue, keep=keep)
             counted = _some(self._counted, rows)
             yield EpisodeBatch(support, query, self._users.take(rows), mentioned, counted, self._keys[rows])
 
@@ -468,6 +483,13 @@ def _check(
         raise ValueError(f"max_support is {max_support}; a number >= 0 was expected")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; a number >= 1 was expected")
+
+
+def _part_of(catalogue: Catalogue, most_items: int | None) -> DrawnPart | None:
+    """What draws a part of so many items, where more are eligible."""
+    if most_items is None or int(catalogue.eligible.sum()) <= most_items:
+        return None
+    return DrawnPart(catalogue, most_items)
 
 
 def _batches(lengths: Tensor, batch_size: int, chance: torch.Generator, *, bucket: bool) -> list[Tensor]:

@@ -46,6 +46,7 @@ class Pool(NamedTuple):
     scores: Tensor  # [.., P]
     holds: Tensor  # [.., S] bool: whether the example is itself one of the P items
     excluded: Tensor | None = None  # [.., P] bool: items that will not be recommended to this task
+    log_weight: Tensor | None = None  # [P]: log of how many items each stands for; None: for itself alone
 
 
 class ScoreGradient(NamedTuple):
@@ -199,8 +200,9 @@ def required(pool: Pool | None) -> Pool:
 
 
 def kept_scores(pool: Pool) -> Tensor:
-    """[.., P]: minus infinity for what is excluded."""
-    return pool.scores if pool.excluded is None else pool.scores.masked_fill(pool.excluded, -torch.inf)
+    """[.., P]: what is normalized, minus infinity for what is excluded."""
+    scores = pool.scores if pool.log_weight is None else pool.scores + pool.log_weight
+    return scores if pool.excluded is None else scores.masked_fill(pool.excluded, -torch.inf)
 
 
 def pool_chances(pool: Pool) -> tuple[Tensor, Tensor]:

@@ -111,8 +111,8 @@ def episode_gains(
     """NDCG@10 of the learner, put in each of these ways, adapted or not, on every episode that has something to be found; of
     listed items, where episodes list what was not chosen, NDCG@5: such lists are short. in_time: of ``Judged``.
 
-    What adaptation finds is found once for all ways: they differ in how it is weighed, which ``settle`` decides. findings: what it
-    found before, of the same batches in this order.
+    What adaptation finds is found once for all ways: they differ in how it is weighed, which ``settle`` decides.
+    findings: of the same batches in the same order; None: nothing is kept.
     """
     findings = findings or Findings(0)
     values: list[list[Tensor]] = [[torch.empty(0)] for _ in ways]

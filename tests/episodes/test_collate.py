@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.episodes import Negatives, collate, spans, unique_items
+from recsys_meta.episodes import DrawnPart, Negatives, collate, inclusion_chances, spans, unique_items
+from recsys_meta.hashing import generator
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, Ragged
 
 LISTS = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=6)
@@ -119,6 +120,53 @@ def test_the_outermost_numbers_draw_eligible_items_too(level: float, monkeypatch
     monkeypatch.setattr(import_module("recsys_meta.episodes.collate"), "uniform", outermost)
     told = catalogue([5, 2, 2, 2, 5], [False, True, True, True, False])
     assert Negatives(told).draw(torch.tensor([1]), 1).item() == (1 if level == 0 else 3)
+
+
+@given(
+    counts=st.lists(st.sampled_from([0, 0, 1, 2, 5, 40, 3_000, 10**6]), min_size=1, max_size=30),
+    size=st.integers(1, 35),
+)
+@settings(deadline=None)
+def test_chances_are_in_proportion_to_the_weights_up_to_one_and_sum_to_the_size(
+    counts: list[int], size: int
+) -> None:
+    weights = torch.tensor(counts, dtype=torch.float64)
+    chances = inclusion_chances(weights, size)
+    assert torch.equal(chances == 0, weights == 0)
+    assert float(chances.max()) <= 1
+    assert float(chances.sum()) == pytest.approx(min(size, int((weights > 0).sum())))
+    below = (chances > 0) & (chances < 1)
+    if below.any():
+        scale = (chances / weights)[below]
+        torch.testing.assert_close(scale, scale[:1].expand_as(scale))
+        assert bool(
+            (weights[chances == 1] * scale[0] >= 1 - 1e-9).all()
+        )  # these would be drawn more than once
+
+
+def test_a_drawn_part_sums_to_the_whole_on_average_and_always_holds_what_is_popular_or_mentioned() -> None:
+    counts = [10_000, 5_000, *[30, 20, 10, 5] * 10]
+    told = catalogue(counts, [True] * 40 + [False] * 2)
+    part = DrawnPart(told, 12)
+    support, query = (collate(histories([items]), torch.arange(1)) for items in ([7], [41, 9]))
+    values = torch.linspace(1, 3, len(counts)).double()
+    sums, sizes = [], []
+    for number in range(3_000):
+        mine, asked, drawn = part.unique_items(support, query, told, generator(number))
+        ids = drawn.features.ids - told.features.ids[0]
+        assert {0, 1, 7, 9, 41} <= set(ids.tolist())
+        assert 40 not in ids  # not eligible, and not mentioned
+        weight = drawn.log_weight.double().exp()
+        assert [ids[mine.items[0, 0]], *ids[asked.items[0]]] == [7, 41, 9]
+        for item in (0, 1, 7, 9, 41):
+            assert float(weight[ids == item]) == pytest.approx(1)
+        sums.append(float((weight * values[ids] * drawn.eligible).sum()))
+        sizes.append(len(ids))
+    expected = float((values * told.eligible).sum())
+    error = torch.tensor(sums).std() / len(sums) ** 0.5
+    assert abs(sum(sums) / len(sums) - expected) < 4 * error
+    assert error < 0.01 * expected
+    assert 12 < sum(sizes) / len(sizes) < 15  # with those that are mentioned
 
 
 def test_without_an_eligible_item_there_is_nothing_to_draw() -> None:

@@ -275,6 +275,28 @@ def test_a_batch_carries_the_whole_catalogue_or_what_it_mentions(whole: bool) ->
     assert (batch.catalogue.features.ids - 1000).tolist() == (list(range(NUM_ITEMS)) if whole else [1, 2, 5])
 
 
+def test_where_more_items_are_eligible_a_batch_carries_a_part_drawn_for_it_alone() -> None:
+    lists = [[1, 2], [2, 5], [0, 3], [4, 6]]
+    options = {"whole_catalogue": True, "batch_size": 2}
+    whole = list(random_splits(lists, most_items=NUM_ITEMS, **options).epoch(0))
+    assert [len(batch.catalogue.eligible) for batch in whole] == [NUM_ITEMS] * 2
+    assert all(batch.catalogue.log_weight is None for batch in whole)
+    splits = random_splits(lists, most_items=1, **options)
+    seen = set()
+    for epoch in range(20):
+        drawn = (some.epoch(epoch) for some in (splits, splits, random_splits(lists, **options)))
+        for batch, again, full in zip(*drawn, strict=True):
+            ids = batch.catalogue.features.ids
+            assert torch.equal(ids, again.catalogue.features.ids)
+            assert len(ids) < NUM_ITEMS
+            for mine, same in ((batch.support, full.support), (batch.query, full.query)):
+                assert torch.equal(
+                    ids[mine.items][mine.mask], full.catalogue.features.ids[same.items][same.mask]
+                )
+            seen.add(tuple(ids.tolist()))
+    assert len(seen) > 20
+
+
 def test_nobody_able_gives_no_batches() -> None:
     splits = random_splits([[], [1]], min_query=2)
     assert (len(splits), list(splits.epoch(0)), splits.left_out) == (0, [], 2)
@@ -491,6 +513,26 @@ def test_epochs_around_moments_are_given_by_the_seed_and_their_number() -> None:
 def test_a_moment_without_tasks_gives_no_batch() -> None:
     splits = moment_splits(BUSY, moments=[0, 500 * HOUR])
     assert (len(splits), list(splits.epoch(0)), splits.num_tasks) == (0, [], (0, 0))
+
+
+def test_where_more_are_candidates_at_a_moment_a_part_of_them_is_drawn() -> None:
+    one_thing = {"batch_size": 1, "max_support": 1, "query_size": 1, "whole_catalogue": True}
+    options = {"moments": [4 * HOUR], "horizon": timedelta(hours=2), **one_thing}
+    weights = set()
+    for epoch in range(20):
+        drawn = (moment_splits(BUSY, most_items=most, **options).epoch(epoch) for most in (None, 1))
+        for whole, batch in zip(*drawn, strict=True):
+            ids, all_ids = batch.catalogue.features.ids, whole.catalogue.features.ids
+            assert set(ids[batch.catalogue.eligible].tolist()) <= set(
+                all_ids[whole.catalogue.eligible].tolist()
+            )
+            for mine, same in ((batch.support, whole.support), (batch.query, whole.query)):
+                assert torch.equal(ids[mine.items][mine.mask], all_ids[same.items][same.mask])
+            assert len(ids) <= len(all_ids)
+            assert batch.catalogue.log_weight is not None
+            weights.add(tuple(batch.catalogue.log_weight.tolist()))
+    assert {len(some) for some in weights} > {2}
+    assert any(max(some) > 0 for some in weights)
 
 
 def test_negatives_at_a_moment_were_candidates_and_not_consumed() -> None:

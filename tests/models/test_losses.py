@@ -42,6 +42,23 @@ def test_the_softmax_is_the_cross_entropy_over_the_kept_pool() -> None:
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.3])
+def test_an_item_that_stands_for_several_counts_as_if_it_stood_there_so_often(power) -> None:
+    scores = torch.tensor([0.5, 2.0, -0.3, 4.0], dtype=torch.float64, requires_grad=True)
+    scored = Scored(scores[[0, 1]], torch.tensor([1.0, 2.0]), torch.ones(2, dtype=torch.bool))
+    holds, counts = torch.ones(2, dtype=torch.bool), torch.tensor([1, 1, 5, 2])
+    weighed = Pool(scores, holds, torch.tensor([False, False, False, False]), counts.double().log())
+    repeated = Pool(scores.repeat_interleave(counts), holds)
+    losses = [task_loss("softmax", scored, pool, power) for pool in (weighed, repeated)]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, scores, retain_graph=True)[0] for loss in losses))
+    # Gradients written out are of the scores before they are weighed.
+    residuals = score_gradient("softmax", scored, weighed)
+    assert residuals.chances is not None
+    expected = torch.softmax(scores + counts.double().log(), 0)
+    torch.testing.assert_close(residuals.chances, expected)
+
+
 def test_a_positive_outside_the_pool_joins_its_own_normalizer() -> None:
     scored = Scored(torch.tensor([50.0]), torch.ones(1), torch.ones(1, dtype=torch.bool))
     pool = Pool(torch.tensor([0.0, 0.0]), torch.zeros(1, dtype=torch.bool))
