@@ -52,6 +52,9 @@ _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 2, 30
 _MOST_STEPS = _STEPS // _FEWEST_EPOCHS
 # Episodes to settle by, and how often a held-out user is drawn for them where there are few.
 _SETTLED, _DRAWS = 4000, 8
+# Scores of users and items, all of which each way to settle is tried on, and as many of them at a time: fewer episodes of more
+# than 50,000 items, and fewer at a time of more than 130,000.
+_SCORES, _AT_ONCE = 200_000_000, 2**24
 # Trainings that hold out a part of the users each, where fewer than enough would settle a single one or it is short; twice as
 # many where users are so few that a fifth less of them tells.
 _FOLDS, _FEWEST_FOLDED, _VERY_FEW, _ENOUGH = 5, 25, 500, 100
@@ -125,7 +128,7 @@ def meta_trained(
             deepcopy(learner) if several else learner,
             train=train,
             held_out=held_out,
-            episodes=_SETTLED // len(parts),
+            episodes=min(_SETTLED, _SCORES // learner.sizes.item.ids) // len(parts),
             folder=folder / f"part-{number}" if several else folder,
         )
         if member is not None:
@@ -278,11 +281,13 @@ def trained(
     draws = min(max(episodes // max(len(judges), 1), 1), _DRAWS)
     # Served are all items, so all settle it, where a step of training has but a part of them.
     everything = Wanted(learner.whole_catalogue, learner.negatives)
+    size = min(users_per_step(story.training, len(judges)), max(_AT_ONCE // learner.sizes.item.ids, 1))
+    in_pieces = with_batches_of(story, size)
     settling = validation_of(
-        story, everything, *drawing[1:], clock_without, judges, moment, listed=known.listed, draws=draws
+        in_pieces, everything, *drawing[1:], clock_without, judges, moment, listed=known.listed, draws=draws
     )
     once = len(settling) // draws
-    most = -(-episodes // users_per_step(story.training, len(judges)))
+    most = -(-episodes // size)
     in_time = story.split != "random"
     return Trained(Judged(learner, settling[: min(once, most)], settling[once:], in_time), report)
 
@@ -334,8 +339,13 @@ def with_room(
         size,
     )
     learner.to("cpu").load_state_dict(untrained)
-    training = story.training.model_copy(update={"batch_size": size // 2})
-    return fit_on(drawn(story.model_copy(update={"training": training})))
+    return fit_on(drawn(with_batches_of(story, size // 2)))
+
+
+def with_batches_of(story: Story, size: int) -> Story:
+    """The same with so many users per step."""
+    training = story.training.model_copy(update={"batch_size": size})
+    return story.model_copy(update={"training": training})
 
 
 def epochs_of(batches: int) -> int:

@@ -169,6 +169,56 @@ def test_of_very_many_held_out_some_judge_and_the_others_train_nobody_either(
         assert line in caplog.text
 
 
+def test_of_many_items_a_step_has_a_part_and_what_is_settled_is_settled_by_all(
+    clicks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, settle, fit = [], settling.settle, fitting.fit
+    judged: list[settling.Judged] = []
+
+    def caught_fit(learner, sampler, validation, **settings):
+        batches = [*sampler.epoch(0), *validation]
+        sizes.extend(len(batch.catalogue.eligible) for batch in batches)
+        assert all(batch.catalogue.log_weight is not None for batch in batches)
+        return fit(learner, sampler, validation, **settings)
+
+    def caught_settle(those, seed) -> None:
+        judged.extend(those)
+        settle(those, seed)
+
+    monkeypatch.setattr(settling, "settle", caught_settle)
+    monkeypatch.setattr(fitting, "fit", caught_fit)
+    settings = (("training.split", "random"), ("training.folds", "1"), ("training.batch_size", "2"))
+    _, model, _ = trained(clicks, *settings, ("training.most_items", "3"))
+    assert min(sizes) < 17  # two users chose some of the items, and three or so are drawn besides
+    (one,) = judged
+    assert {len(batch.catalogue.eligible) for batch in one.once} == {17}
+    assert all(batch.catalogue.log_weight is None for batch in one.once)
+    assert model.bundle.learner.chosen.loss == "softmax"
+
+
+def test_of_very_many_items_fewer_settle_and_a_few_at_a_time(clicks, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[settling.Judged] = []
+    settle = settling.settle
+
+    def caught_settle(those, seed) -> None:
+        judged.extend(those)
+        settle(those, seed)
+
+    monkeypatch.setattr(settling, "settle", caught_settle)
+    settings = (("training.split", "random"), ("training.folds", "1"))
+    everybody, some = [], []
+    for found, scores, at_once in ((everybody, 10**9, 10**9), (some, 18 * 40, 18 * 3)):
+        monkeypatch.setattr(meta_training, "_SCORES", scores)
+        monkeypatch.setattr(meta_training, "_AT_ONCE", at_once)
+        trained(clicks, *settings, ("run_date", f"2026-03-{5 + len(judged):02}"))
+        found.extend([*judged[-1].once, *judged[-1].again])
+    assert max(len(batch.keys) for batch in some) == 3
+    assert sum(len(batch.keys) for batch in some) <= 40 < sum(len(batch.keys) for batch in everybody)
+    assert {int(key) for batch in some for key in batch.keys} == {
+        int(key) for batch in everybody for key in batch.keys
+    }
+
+
 def test_what_is_kept_is_the_mean_of_all_trainings(clicks, monkeypatch: pytest.MonkeyPatch) -> None:
     members, whole = [], settling.mean_of
 
