@@ -354,8 +354,9 @@ class TrainingSettings(Settings):
     )
     most_items: PositiveInt | None = Field(
         default=16_384,
-        description="items that the softmax of a step runs over, beside those that its users chose; where there are more, the"
-        " popular ones and some of the others, drawn anew for each step and weighed by how seldom they are; none: always all",
+        description="items that the softmax of a step runs over; where there are more, those that its users chose and a quarter"
+        " as many: the popular ones, and some of the others, drawn anew for each step and each standing for as many as it was"
+        " drawn from; none: always all",
     )
     min_history: PositiveInt | Literal["auto"] = Field(
         default="auto",

@@ -21,6 +21,7 @@ _BATCHES_SORTED_TOGETHER = 32
 _MOMENTS = 16  # of newcomers
 _MOMENTS_PER_SNAPSHOT = 4
 _MOMENTS_BACK = 4  # who is judged comes soon after the moment that all is known of, or later
+_DRAWN = 0.25  # of the most items that a batch carries
 _LATE = 0.5  # share of the tasks by time that are asked for what comes after the largest number of shots
 
 
@@ -34,7 +35,8 @@ class RandomSplits:
         begins at a number of shots of its own, where that is larger, in every second task at the largest: what a user does
         next is not what it does in the end, and who learns to foretell the one alone forgets what everybody likes.
     whole_catalogue: batches carry the catalogue as it is, instead of the items that they mention.
-    most_items: where more are eligible, the whole catalogue is a part drawn anew for each batch (see DrawnPart). None: never.
+    most_items: where more are eligible, batches carry a part of a quarter as many, drawn anew for each, instead of all (see
+        DrawnPart); those that they mention come on top. None: never.
     negatives: sampled negatives per positive, tempered (see Negatives). Those of the support set avoid the
         support alone, for a night knows no more; those of the query set avoid all that the user consumed.
     bucket: tasks of similar length stand in one batch, which saves padding.
@@ -486,10 +488,10 @@ def _check(
 
 
 def _part_of(catalogue: Catalogue, most_items: int | None) -> DrawnPart | None:
-    """What draws a part of so many items, where more are eligible."""
+    """What draws a part of the catalogue, where more items are eligible: with those that its users chose there shall be no more."""
     if most_items is None or int(catalogue.eligible.sum()) <= most_items:
         return None
-    return DrawnPart(catalogue, most_items)
+    return DrawnPart(catalogue, max(round(_DRAWN * most_items), 1))
 
 
 def _batches(lengths: Tensor, batch_size: int, chance: torch.Generator, *, bucket: bool) -> list[Tensor]:
