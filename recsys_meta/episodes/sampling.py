@@ -488,7 +488,7 @@ def _check(
 
 
 def _part_of(catalogue: Catalogue, most_items: int | None) -> DrawnPart | None:
-    """What draws a part of the catalogue, where more items are eligible: with those that its users chose there shall be no more."""
+    """What draws a part of the catalogue, where more items are eligible; those that users chose come on top."""
     if most_items is None or int(catalogue.eligible.sum()) <= most_items:
         return None
     return DrawnPart(catalogue, max(round(_DRAWN * most_items), 1))
