@@ -39,6 +39,7 @@ class Wanted(NamedTuple):
 
     whole_catalogue: bool
     negatives: int
+    tempering: float = 0.75
 
 
 class Sampler(Protocol):
@@ -128,6 +129,7 @@ def sampler_of(
         "whole_catalogue": learner.whole_catalogue,
         "most_items": training.most_items if isinstance(learner, Learner) else None,
         "negatives": learner.negatives,
+        "tempering": learner.tempering,
         "keys": keys,
         "counted": None if counted is None else torch.searchsorted(counted, rows),
     }
@@ -198,7 +200,8 @@ def with_negatives(learner: Learner, catalogue: Catalogue, user_ids: pl.Series, 
     """Adds to the support sets of these users the sampled negatives that the learner adapts with, if any."""
     if not learner.negatives:
         return unchanged
-    negatives, keys = Negatives(catalogue, seed=seed), user_keys(user_ids)
+    negatives = Negatives(catalogue, tempering=learner.tempering, seed=seed)
+    keys = user_keys(user_ids)
     return lambda support, rows: negatives.append(support, keys[rows], None, learner.negatives, stream=0)
 
 

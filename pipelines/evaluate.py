@@ -31,7 +31,7 @@ from pipelines.settings import (
 from recsys_meta import __version__, store
 from recsys_meta.adaptation.judging import Oracle, judge_listed, judge_ranking, judge_rating, oracle_users
 from recsys_meta.algorithms.base import Learner
-from recsys_meta.episodes import select
+from recsys_meta.episodes import rows_of, select
 from recsys_meta.evaluation.breakdown import (
     ON_ITEMS,
     ItemGroups,
@@ -428,12 +428,19 @@ def with_shuffled_labels(tasks: Tasks, seed: int) -> Tasks:
 
 
 def with_query_of_others(tasks: Tasks, places: int) -> Tasks:
-    """The same tasks, each asked what the one so many places before it is asked.
+    """The same tasks, each asked what a task of the user so many places before its own is asked: never its own, if there are two.
 
     Ratings of items that the support holds are left out, as they are in a query of one's own: who adapts to labels of nobody
     errs most on their items, and in a small catalogue that alone would make its own query look known.
     """
-    query = tasks.query.take(torch.arange(len(tasks.user_ids)).roll(places))
+    users = tasks.user_ids.unique(maintain_order=True)
+    owners = rows_of(tasks.user_ids, users).cast(pl.Int64).to_torch()
+    counts, order = torch.bincount(owners), owners.argsort(stable=True)  # the tasks of each user
+    starts = counts.cumsum(0) - counts
+    number = torch.empty_like(owners)
+    number[order] = torch.arange(len(owners)) - starts[owners[order]]  # of the user's own tasks
+    others = (owners - 1 - (places - 1) % max(len(users) - 1, 1)) % len(users)
+    query = tasks.query.take(order[starts[others] + number % counts[others]])
     if tasks.judged == "rating":
         query = select(query, ~in_same_task(query, tasks.support))
     return tasks._replace(query=query)

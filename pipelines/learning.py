@@ -94,7 +94,8 @@ def fit_or_reuse(
 ) -> Model:
     """The learner of these settings, meta-trained on these users' events.
 
-    The bundle of exactly this learner on exactly this data is used where it exists, and else one of the same
+    The bundle of exactly this learner on the events of exactly these users is used where it exists (whatever others did since:
+    their events count in popularity alone, and cold users come and go between a training and a night), and else one of the same
     settings that is no older than ``training.reuse_for_days``. An interrupted training goes on where it was. With
     ``training.warm_start`` it goes on from the initialization of ``start``, where that is of the same settings, on the tasks
     that are new since then (C. Finn, A. Rajeswaran, S. Kakade, S. Levine: Online Meta-Learning, ICML 2019, for the idea).

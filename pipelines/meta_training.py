@@ -273,14 +273,13 @@ def trained(
         patience=story.training.patience,
         seed=story.seed,
         accelerator=accelerator,
-        fingerprint=fingerprint,
         save_every=story.training.checkpoint_every.total_seconds(),
     )
-    report = with_room(story, learner, len(tasks), sampler, drawn, fit_on)
+    report = with_room(story, learner, len(tasks), sampler, drawn, fit_on, fingerprint)
     judges = last_half(histories, held_out) if newest_judge(story, moment) else held_out
     draws = min(max(episodes // max(len(judges), 1), 1), _DRAWS)
     # Served are all items, so all settle it, where a step of training has but a part of them.
-    everything = Wanted(learner.whole_catalogue, learner.negatives)
+    everything = Wanted(learner.whole_catalogue, learner.negatives, learner.tempering)
     size = min(users_per_step(story.training, len(judges)), max(_AT_ONCE // learner.sizes.item.ids, 1))
     in_pieces = with_batches_of(story, size)
     settling = validation_of(
@@ -323,12 +322,15 @@ def with_room(
     users: int,
     sampler: Sampler,
     drawn: Callable[[Story], Sampler],
-    fit_on: Callable[[Sampler], T],
+    fit_on: Callable[..., T],
+    fingerprint: str,
 ) -> T:
-    """The fit; where the memory does not suffice, once more from the start with half of the users per step."""
+    """The fit; where the memory does not suffice, once more from the start with half of the users per step, whose checkpoints
+    are its own.
+    """
     untrained, size = deepcopy(learner.state_dict()), users_per_step(story.training, users)
     try:
-        return fit_on(sampler)
+        return fit_on(sampler, fingerprint=fingerprint)
     except (RuntimeError, MemoryError) as error:
         if size == 1 or not out_of_memory(error):
             raise
@@ -339,7 +341,7 @@ def with_room(
         size,
     )
     learner.to("cpu").load_state_dict(untrained)
-    return fit_on(drawn(with_batches_of(story, size // 2)))
+    return fit_on(drawn(with_batches_of(story, size // 2)), fingerprint=f"{fingerprint} {size // 2}")
 
 
 def with_batches_of(story: Story, size: int) -> Story:

@@ -296,7 +296,9 @@ class Run:
             eligible = items.is_in(inputs.candidates.implode()).to_torch()
         features = bundle.item_encoder.encode(items, inputs.items)
         catalogue = catalogue_at(clock_of(self.night, features, inputs.sightings, eligible), self.moment)
-        negatives, keys = Negatives(catalogue, seed=self.night.seed), user_keys(who.user_ids)
+        tempering = bundle.learner.tempering
+        negatives = Negatives(catalogue, tempering=tempering, seed=self.night.seed)
+        keys = user_keys(who.user_ids)
 
         def with_negatives(support: Examples, rows: torch.Tensor) -> Examples:
             if not bundle.learner.negatives:

@@ -73,7 +73,9 @@ def judge_rating(
     Gives columns of ``tables.JUDGEMENTS``; name: in the column learner, by default that of the class. For a meta-trained
     learner they hold the loss of the support before and after adaptation too (``intervals.SUPPORT_LOSSES``).
     """
-    places = tie_places(len(catalogue.eligible), seed).to(catalogue.log_popularity.device)
+    device = catalogue.log_popularity.device
+    places = tie_places(len(catalogue.eligible), seed).to(device)
+    groups = None if groups is None else groups._replace(of=groups.of.to(device))
 
     def measure(scores_of: ScoresOf, judged: Examples, used: Examples) -> dict[str, Tensor]:
         scores = scores_of(judged.items)
@@ -122,8 +124,9 @@ def judge_ranking(
     Candidates are the eligible items except the support rows used at the shot; relevant are the query rows of value above
     0 that are candidates. NaN where a task has none of them. Everything else as in ``judge_rating``.
     """
-    items = len(catalogue.eligible)
-    places = tie_places(items, seed).to(catalogue.log_popularity.device)
+    items, device = len(catalogue.eligible), catalogue.log_popularity.device
+    places = tie_places(items, seed).to(device)
+    groups = None if groups is None else groups._replace(of=groups.of.to(device))
 
     def measure(scores_of: ScoresOf, judged: Examples, used: Examples) -> dict[str, Tensor]:
         relevant = multi_hot(judged.items, judged.mask & (judged.targets > 0), items)

@@ -85,7 +85,8 @@ class Running:
         self._ranks = ranks
         self._start = 0
         self._compiled = compiled
-        self._unwanted = unwanted or Ragged(*(torch.zeros(n, dtype=torch.int64) for n in (0, num_users + 1)))
+        nothing = (torch.zeros(n, dtype=torch.int64, device=device) for n in (0, num_users + 1))
+        self._unwanted = unwanted or Ragged(*nothing)
         if compiled is None:
             owners = torch.arange(num_users, device=device).repeat_interleave(self._unwanted.lengths)
             self._places, order = self._unwanted.values.sort()

@@ -52,6 +52,7 @@ class Learner(nn.Module, ABC):
         whole_catalogue: whether episodes must carry all eligible items (a full softmax) or only those they
             mention.
         negatives: sampled negatives wanted per positive example, in support and query alike.
+        tempering: exponent of popularity that these are drawn with.
         order_matters: why the order of the support set matters to this learner; None where it does not.
         contract_settings: constructor settings that the contract suite runs the class with, one after the
             other.
@@ -62,6 +63,7 @@ class Learner(nn.Module, ABC):
     foretells: bool = False
     whole_catalogue: bool = False
     negatives: int = 0
+    tempering: float = 0.75
     order_matters: ClassVar[str | None] = None
     contract_settings: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 

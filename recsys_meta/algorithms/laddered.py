@@ -48,6 +48,7 @@ class Laddered(Learner):
         self.foretells = self.chosen.foretells
         self.whole_catalogue = self.chosen.whole_catalogue
         self.negatives = self.chosen.negatives
+        self.tempering = self.chosen.tempering
 
     def choose(
         self, histories: Histories, catalogue: Catalogue, earlier: Mapping[str, Tensor] | None = None

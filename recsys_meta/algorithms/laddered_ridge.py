@@ -20,6 +20,9 @@ From there theta, D, noise, s and changes of q and b (of ids, and of the content
 rated) are meta-trained through the solve. A quadratic price holds the changes at 0 unless training users keep saying otherwise.
 
 The meta-loss is the mean of squared and absolute error of the mean score: ratings are judged by both.
+
+All this is in units of the ratings, the power of two nearest to how far they spread: 1 for stars, 16 or 32 for a scale to 100.
+What priors, prices and steps are worth depends on it: ratings a hundred times as large would have no factors at all.
 """
 
 from collections.abc import Mapping
@@ -57,6 +60,7 @@ class LadderedRidge(Scorer):
     variance: Tensor  # [ids, V F]: v
     start_bias: Tensor  # [ids]: mean + b at the start
     marginal_shift: Tensor  # [ids]: d
+    unit: Tensor  # []: of all ratings and errors in here
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class LadderedRidge(Scorer):
         self.register_buffer("variance", torch.zeros(sizes.item.ids, views * factors))
         self.register_buffer("start_bias", torch.zeros(sizes.item.ids))
         self.register_buffer("marginal_shift", torch.zeros(sizes.item.ids))
+        self.register_buffer("unit", torch.ones(()))
         self.shift_curve = ShotCurve(1.0)
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
@@ -89,13 +94,14 @@ class LadderedRidge(Scorer):
         if not known.any():
             return
         owners, users = histories.owners()[known], len(histories.offsets) - 1
+        self.unit.copy_(unit_of(histories.values[known]))
         found = [
             variational_factors(
                 owners,
                 users,
                 ids[known],
                 self.sizes.item.ids,
-                histories.values[known],
+                histories.values[known] / self.unit,
                 factors=self.factor.shape[1] // self.views,
                 rounds=self.rounds,
                 seed=view,
@@ -114,10 +120,16 @@ class LadderedRidge(Scorer):
     def continue_from(self, state: Mapping[str, Tensor]) -> None:
         """As of every learner; the factors too, for what was meta-learned speaks in their directions.
 
-        Factors are known up to a rotation. New items come from tonight's factorizations, turned so that what both know lies as
-        close as can be: with U S V^T = Q_new^T Q_old over the items of both, by R = U V^T (Schonemann 1966), in each view.
+        All goes on in the units that it was learned in. Factors are known up to a rotation. New items come from tonight's
+        factorizations, turned so that what both know lies as close as can be: with U S V^T = Q_new^T Q_old over the items of
+        both, by R = U V^T (Schonemann 1966), in each view.
         """
         super().continue_from(state)
+        ratio = self.unit / state["unit"]
+        for table in (self.factor, self.start_bias, self.marginal_shift):
+            table.mul_(ratio)
+        self.variance.mul_(ratio.square())
+        self.unit.copy_(state["unit"])
         known = len(state["factor"])
         for new, old, variance in zip(
             *(table.chunk(self.views, 1) for table in (self.factor, state["factor"], self.variance)),
@@ -140,7 +152,7 @@ class LadderedRidge(Scorer):
         """{"user": [T, V F + 1], the posterior means of phi, a V-th of each, and s; "offset": [T], the mean of those of o}."""
         start, share = self._start(users), self.shift_curve(support.shots)
         vectors, ids = items.vectors[support.items], items.ids[support.items]
-        left = support.targets - items.bias[support.items] - share.unsqueeze(1) * vectors[..., -1]
+        left = support.targets / self.unit - items.bias[support.items] - share.unsqueeze(1) * vectors[..., -1]
         weight = support.mask / self.log_noise[ids].exp()
         inputs = pad(self._by_view(vectors[..., :-1]), (1, 0), value=1.0)  # [T, V, S, 1 + F]
         unsure = self.variance[ids] * weight.unsqueeze(2)
@@ -172,11 +184,19 @@ class LadderedRidge(Scorer):
         user = weights[..., 1:].flatten(1) / self.views
         return {"user": torch.cat([user, share.unsqueeze(1)], 1), "offset": weights[..., 0].mean(1)}
 
+    def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
+        """[T, I], or [T, Q] with ``index``."""
+        return self.unit * super().predict(state, items, index)
+
+    def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:
+        """All of them."""
+        return self.predict(state, items)
+
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None
     ) -> Tensor:
-        """[T]: the mean of squared and absolute error."""
-        errors = self.predict(state, items, examples.items) - examples.targets
+        """[T]: the mean of squared and absolute error, in units."""
+        errors = (self.predict(state, items, examples.items) - examples.targets) / self.unit
         return masked_mean((errors.square() + errors.abs()) / 2, examples.mask)
 
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
@@ -190,3 +210,9 @@ class LadderedRidge(Scorer):
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """None decays: ``weight_decay`` is one number for all learners of a config, and here ``stay`` takes its place."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "weight_decay": 0.0}]
+
+
+def unit_of(ratings: Tensor) -> Tensor:
+    """The power of two nearest to the standard deviation of the ratings, [M] -> []; 1 where they are all the same."""
+    spread = ratings.std(correction=0)
+    return torch.where(spread > 0, spread.log2().round().exp2(), torch.ones_like(spread))

@@ -80,8 +80,8 @@ class IALS(Popularity):
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """{"user": [T, F]}: p; 0 without a history."""
-        liked = support.mask & (support.targets > 0)
-        return {"user": ridge_solution(items.vectors[support.items], liked.float(), liked, self.precision)}
+        liked, vectors = support.mask & (support.targets > 0), items.vectors[support.items]
+        return {"user": ridge_solution(vectors, liked.to(vectors.dtype), liked, self.precision)}
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""

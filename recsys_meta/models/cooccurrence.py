@@ -70,7 +70,7 @@ class Cooccurrence(nn.Module):
         scale = occurrences.clamp(min=1).rsqrt()
         places = ids if among is None else torch.searchsorted(among, ids).clamp(max=len(among) - 1)
         worth = (scale[places] if own is None else scale.gather(1, places)) * mask
-        sums = torch.zeros(len(ids), scale.shape[-1], device=ids.device)
+        sums = scale.new_zeros(len(ids), scale.shape[-1])
         met = None if own is None else torch.zeros_like(sums)  # of the pairs that are kept
         if self.dense and ids.shape[1]:
             starts = torch.arange(len(ids), device=ids.device) * ids.shape[1]

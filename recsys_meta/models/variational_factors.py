@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 _USERS = 8192  # whose covariances stand in memory at a time
+_LEAST_NOISE = 1e-6  # variance: ratings that are all the same, or a single one, have none
 _TURNS = 10  # of items and users, for the marginal biases
 
 
@@ -53,7 +54,8 @@ def variational_factors(
     moments = torch.zeros(size, width, width)  # posterior covariances of (b_i, q_i)
     centre = 0.1 * torch.randn(size, width, generator=torch.Generator().manual_seed(seed))
     centre[:, 0] = torch.zeros(size).index_add(0, items, ratings - mean) / (counts + 5)
-    noise, user_precision = ratings.var(), torch.ones(width)
+    noise = ratings.var().nan_to_num(0.0).clamp(min=_LEAST_NOISE)
+    user_precision = torch.ones(width)
     item_precision = torch.full((width,), 10.0)
     stops = torch.bincount(owners, minlength=users).cumsum(0)
     for _ in range(rounds):
@@ -79,7 +81,7 @@ def variational_factors(
             of_items += back @ second_u.flatten(1)
             left = ratings[part] - mean - users_centre[rows, 0]
             toward += _sparse(columns, rows, left, (size, some)) @ regressors_u - back @ shift_u
-        noise = squares / len(ratings)
+        noise = (squares / len(ratings)).clamp(min=_LEAST_NOISE)
         centre, moments = _posterior(
             of_items.view(size, width, width) / noise, toward / noise, item_precision
         )

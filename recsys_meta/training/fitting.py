@@ -185,7 +185,7 @@ def _fingerprint(learner: Learner, validation: Sequence[EpisodeBatch], settings:
         plain = {
             name: value
             for name, value in vars(module).items()
-            if isinstance(value, int | float | str | tuple)
+            if isinstance(value, int | float | str | tuple) and not name.startswith("_")  # what it remembers
         }
         plain.pop("training")
         digest.update(f"{path} {type(module).__qualname__} {sorted(plain.items())};".encode())

@@ -1,9 +1,10 @@
 """The solve against the minimum that it stands for, and where meta-training starts."""
 
+import pytest
 import torch
 from toy_world import episodes, histories, meta_train, toy_world, uneven
 
-from recsys_meta.algorithms.laddered_ridge import LadderedRidge
+from recsys_meta.algorithms.laddered_ridge import LadderedRidge, unit_of
 from recsys_meta.baselines.fold_in import diagonal, with_constant
 from recsys_meta.models.ridge_solutions import ridge_solution
 from recsys_meta.models.variational_factors import VariationalFactors, variational_factors
@@ -126,6 +127,77 @@ def test_changes_of_items_have_their_price() -> None:
     with torch.no_grad():
         learner.item_bias.ids.weight[0] = 2.0  # the unknown, which stands in no episode
     torch.testing.assert_close(learner.meta_loss(BATCH) - free, torch.tensor(4 * learner.stay))
+
+
+def scaled(learner: LadderedRidge, times: float) -> torch.Tensor:
+    """Scores after a few steps on ratings so many times as large, told of a support set and of nothing."""
+    torch.manual_seed(0)
+    data = histories(WORLD, TRAIN, implicit=False)
+    learner.fit_statistics(data._replace(values=times * data.values), WORLD.catalogue)
+    adam = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], 0.01)
+    for seed in range(3):
+        batch = episodes(WORLD, TRAIN, implicit=False, shots=5, query=6, seed=seed)
+        some = (part._replace(targets=times * part.targets) for part in (batch.support, batch.query))
+        adam.zero_grad()
+        learner.meta_loss(batch._replace(**dict(zip(("support", "query"), some, strict=True)))).backward()
+        adam.step()
+    learner.eval()
+    with torch.no_grad():
+        codes, support = learner.encode(WORLD.catalogue), BATCH.support
+        support = support._replace(targets=times * support.targets)
+        states = (
+            learner.adapt(support, BATCH.users, codes),
+            learner.prior(support, BATCH.users, codes),
+        )
+        return torch.stack([learner.predict(state, codes) for state in states])
+
+
+@pytest.mark.parametrize(("times", "tolerance"), [(64.0, 0.0), (0.25, 0.0), (100.0, 0.05), (1e-4, 0.05)])
+def test_what_is_predicted_has_the_unit_of_the_ratings(times: float, tolerance: float) -> None:
+    torch.manual_seed(0)
+    once, often = (scaled(LadderedRidge(WORLD.sizes, factors=3, views=2), factor) for factor in (1.0, times))
+    if tolerance:  # the unit is a power of two
+        assert float((often / times - once).abs().mean()) < tolerance * float(once.std())
+    else:
+        assert torch.equal(often / times, once)
+
+
+def test_the_unit_is_the_power_of_two_nearest_to_the_spread() -> None:
+    for spread, unit in ((1.1, 1), (1.5, 2), (0.6, 0.5), (26.0, 32), (22.0, 16)):
+        assert float(unit_of(torch.tensor([-spread, spread]))) == unit
+    for alike in ([3.0, 3.0], [3.0]):
+        assert float(unit_of(torch.tensor(alike))) == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("users", [1, 40])
+def test_ratings_that_are_all_the_same_are_foretold(users: int) -> None:
+    learner = LadderedRidge(WORLD.sizes, factors=3, views=2).eval()
+    data = histories(WORLD, torch.arange(users), implicit=False)
+    learner.fit_statistics(data._replace(values=torch.full_like(data.values, 3.0)), WORLD.catalogue)
+    codes = learner.encode(WORLD.catalogue)
+    scores = learner.predict(learner.prior(BATCH.support, BATCH.users, codes), codes)
+    torch.testing.assert_close(scores, torch.full_like(scores, 3.0), rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_warm_start_goes_on_in_the_unit_of_the_earlier_one() -> None:
+    earlier, later = fitted(views=2), LadderedRidge(WORLD.sizes, factors=3, views=2).eval()
+    data = histories(WORLD, TRAIN, implicit=False)
+    later.fit_statistics(data._replace(values=4 * data.values), WORLD.catalogue)
+    assert float(later.unit) == 4 * float(earlier.unit)
+    known = len(later.factor) - 4
+    state = {
+        name: value[:known] if value.dim() and len(value) == len(later.factor) else value
+        for name, value in earlier.state_dict().items()
+    }
+    later.continue_from(state)
+    assert later.unit == earlier.unit
+    for name in ("factor", "start_bias", "marginal_shift"):  # of new items, four times as much
+        torch.testing.assert_close(
+            getattr(later, name)[known:], 4 * getattr(earlier, name)[known:], rtol=1e-3, atol=1e-3
+        )
+    torch.testing.assert_close(later.variance[known:], 16 * earlier.variance[known:], rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

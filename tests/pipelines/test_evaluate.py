@@ -269,6 +269,25 @@ def test_ratings_of_others_are_asked_for_items_outside_of_the_support_alone() ->
     assert ranked.query.items.tolist() == [1, 2, 2, 3, 0, 1, 4]
 
 
+@pytest.mark.parametrize("draws", [1, 3, 5])
+@pytest.mark.parametrize("places", [1, 2, 3, 4, 9])
+def test_nobody_is_asked_what_it_is_asked_in_another_draw(draws: int, places: int) -> None:
+    users = [user for user in range(4) for _ in range(draws)]
+    tasks = Tasks(
+        pl.Series("user_id", users),
+        torch.arange(draws).repeat(4),
+        histories([[9] for _ in users]),
+        histories([[user * 10 + place] for place, user in enumerate(users)]),
+        judged="ranking",
+    )
+    query = with_query_of_others(tasks, places).query
+    assert query.lengths.tolist() == [1] * len(users)
+    asked = query.items.tolist()
+    of = {item: user for user, item in zip(users, tasks.query.items.tolist(), strict=True)}
+    assert all(of[item] != user for user, item in zip(users, asked, strict=True))
+    assert len(set(asked)) == len(users)  # and everything is asked of somebody
+
+
 def test_a_small_catalogue_that_everybody_rates_is_judged(tmp_path: Path) -> None:
     # A questionnaire: who adapts to answers of nobody errs on what it was told of, and most of what others are asked is that.
     generator = torch.Generator().manual_seed(0)

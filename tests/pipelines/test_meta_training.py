@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipelines import meta_training, nightly
+from pipelines.drawing import with_negatives
 from pipelines.loading import load
 from pipelines.meta_training import parts_of, share_held_out
 from pipelines.settings import NightSettings, TrainingSettings
@@ -17,7 +18,7 @@ from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.episodes import MomentSplits, RandomSplits, split_users, user_keys
 from recsys_meta.ingest import InputError
-from recsys_meta.tensors import EpisodeBatch, FeatureSizes, Sizes
+from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, FeatureSizes, Sizes
 from recsys_meta.training import fitting, settling
 
 USERS = 90
@@ -169,8 +170,9 @@ def test_of_very_many_held_out_some_judge_and_the_others_train_nobody_either(
         assert line in caplog.text
 
 
+@pytest.mark.parametrize("split", ["random", "time"])
 def test_of_many_items_a_step_has_a_part_and_what_is_settled_is_settled_by_all(
-    clicks, monkeypatch: pytest.MonkeyPatch
+    clicks, monkeypatch: pytest.MonkeyPatch, split: str
 ) -> None:
     sizes, settle, fit = [], settling.settle, fitting.fit
     judged: list[settling.Judged] = []
@@ -187,9 +189,9 @@ def test_of_many_items_a_step_has_a_part_and_what_is_settled_is_settled_by_all(
 
     monkeypatch.setattr(settling, "settle", caught_settle)
     monkeypatch.setattr(fitting, "fit", caught_fit)
-    settings = (("training.split", "random"), ("training.folds", "1"), ("training.batch_size", "2"))
+    settings = (("training.split", split), ("training.folds", "1"), ("training.batch_size", "2"))
     _, model, _ = trained(clicks, *settings, ("training.most_items", "3"))
-    assert min(sizes) < 17  # two users chose some of the items, and three or so are drawn besides
+    assert min(sizes) < 17  # two users chose some of the items, and one or so is drawn besides
     (one,) = judged
     assert {len(batch.catalogue.eligible) for batch in one.once} == {17}
     assert all(batch.catalogue.log_weight is None for batch in one.once)
@@ -217,6 +219,52 @@ def test_of_very_many_items_fewer_settle_and_a_few_at_a_time(clicks, monkeypatch
     assert {int(key) for batch in some for key in batch.keys} == {
         int(key) for batch in everybody for key in batch.keys
     }
+
+
+def test_negatives_are_drawn_as_the_learner_corrects_for(clicks, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[float, list[int]] = {}
+    fit = fitting.fit
+
+    def caught_fit(learner, sampler, validation, **settings):
+        ids = [
+            id_
+            for batch in sampler.epoch(0)
+            for id_ in batch.catalogue.features.ids[batch.query.items][
+                batch.query.mask & (batch.query.targets == 0)
+            ].tolist()
+        ]
+        drawn[learner.tempering] = ids
+        return fit(learner, sampler, validation, **settings)
+
+    monkeypatch.setattr(fitting, "fit", caught_fit)
+    for tempering in (0.0, 300.0):
+        init_args = f"{{loss: sampled_softmax, dim: 4, tempering: {tempering}}}"
+        learner = f"{{class_path: recsys_meta.algorithms.maml.MAML, init_args: {init_args}}}"
+        _, model, _ = trained(clicks, ("training.split", "random"), ("learner", learner))
+        prepare = with_negatives(
+            model.bundle.learner,
+            plain_catalogue([1, 5, 20]),
+            pl.Series(range(50)),
+            seed=0,
+        )
+        chosen = Examples(
+            torch.zeros(50, 1, dtype=torch.int64), torch.ones(50, 1), torch.ones(50, 1, dtype=torch.bool)
+        )
+        served = prepare(chosen, torch.arange(50))
+        found = set(served.items[served.mask & (served.targets == 0)].tolist())
+        assert found == ({1, 2} if tempering == 0 else {2})
+    few, many = (len(set(drawn[tempering])) for tempering in (300.0, 0.0))
+    assert few < many
+
+
+def plain_catalogue(counts: list[int]) -> Catalogue:
+    """Items of which nothing is known but how often they were met."""
+    ids = torch.arange(len(counts)) + 1
+    nothing = torch.zeros(len(counts), 0)
+    features = Features(ids, nothing.long(), (), nothing, nothing)
+    return Catalogue(
+        features, torch.tensor(counts).float().log1p(), torch.ones(len(counts), dtype=torch.bool)
+    )
 
 
 def test_what_is_kept_is_the_mean_of_all_trainings(clicks, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,15 @@ def test_a_fit_interrupted_within_an_epoch_goes_on_with_the_step_it_was_at(
     assert killed_fit().same(read_sealed(tmp_path / "a" / LAST), read_sealed(tmp_path / "b" / LAST))
 
 
+def test_what_a_learner_remembers_of_being_used_starts_nothing_afresh(
+    tiny: SimpleNamespace, tmp_path: Path
+) -> None:
+    fitted(tiny, tmp_path)
+    used = tiny.Learner(tiny.SIZES, dropout=0.2)
+    used._last_shelf = (torch.ones(2), torch.ones(2))
+    assert fitted(tiny, tmp_path, learner=used)[1].resumed_from == 4
+
+
 def test_a_fit_that_is_done_is_not_done_again(tiny: SimpleNamespace, tmp_path: Path) -> None:
     weights, first = fitted(tiny, tmp_path)
     sampler = tiny.Sampler()
