@@ -37,6 +37,7 @@ from recsys_meta.algorithms.ridge import cholesky
 from recsys_meta.algorithms.scorer import Scorer
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.losses import masked_mean
+from recsys_meta.models.rating_unit import unit_of
 from recsys_meta.models.shot_curve import ShotCurve
 from recsys_meta.models.variational_factors import variational_factors
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
@@ -210,9 +211,3 @@ class LadderedRidge(Scorer):
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """None decays: ``weight_decay`` is one number for all learners of a config, and here ``stay`` takes its place."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "weight_decay": 0.0}]
-
-
-def unit_of(ratings: Tensor) -> Tensor:
-    """The power of two nearest to the standard deviation of the ratings, [M] -> []; 1 where they are all the same."""
-    spread = ratings.std(correction=0)
-    return torch.where(spread > 0, spread.log2().round().exp2(), torch.ones_like(spread))

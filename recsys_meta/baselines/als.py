@@ -6,16 +6,19 @@ Y. Koren, R. Bell, C. Volinsky: Matrix Factorization Techniques for Recommender 
     argmin of sum (r - score)^2 + bias_ridge (sum bias_i^2 + sum bias_u^2) + ridge (sum |p_u|^2 + sum |q_i|^2)
 
 Each round solves (bias_u, p_u) of all users, then (bias_i, q_i) of all items; a new user is solved as one more of the former.
-Ridge, rounds and factors are those that give the row of evaluation.md on MeLU's split of MovieLens-1M.
+Ridge, rounds and factors are those that give the row of evaluation.md on MeLU's split of MovieLens-1M. The ridge is of ratings in
+their unit (``models.rating_unit``; 1 for stars): of ratings to 100 it would hold nothing back.
 """
 
 import torch
 from torch import Tensor
 
+from recsys_meta.algorithms.base import TaskState
 from recsys_meta.baselines.fold_in import FoldIn, diagonal, with_constant
 from recsys_meta.baselines.item_mean import shrunk_means
+from recsys_meta.models.rating_unit import unit_of
 from recsys_meta.models.ridge_solutions import ridge_by_group
-from recsys_meta.tensors import Catalogue, Histories, Sizes
+from recsys_meta.tensors import Catalogue, Examples, Features, Histories, ItemCodes, Sizes
 
 
 class ALS(FoldIn):
@@ -31,7 +34,8 @@ class ALS(FoldIn):
 
     contract_settings = ({"factors": 3, "ridge": 1.0},)
 
-    factor: Tensor  # [ids, F]: q
+    factor: Tensor  # [ids, F]: q, in units
+    unit: Tensor  # []
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class ALS(FoldIn):
         self.rounds = rounds
         self.seed = seed
         self.register_buffer("factor", torch.zeros(sizes.item.ids, factors))
+        self.register_buffer("unit", torch.ones(()))
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Alternates; nothing is learned of the unknown item."""
@@ -60,6 +65,8 @@ class ALS(FoldIn):
         owners, ids, ratings = histories.owners()[known], ids[known], histories.values[known]
         if len(ratings) == 0:
             return
+        self.unit.copy_(unit_of(ratings))
+        ratings = ratings / self.unit
         users, vocabulary = len(histories.offsets) - 1, len(self.factor)
         mean = ratings.mean()
         item_bias = shrunk_means(ids, ratings - mean, vocabulary, self.bias_ridge)
@@ -73,9 +80,15 @@ class ALS(FoldIn):
                 ids, vocabulary, with_constant(of_users[:, 1:]), owners, left, precision
             )
             item_bias, factor = of_items[:, 0], of_items[:, 1:]
-        self.mean.copy_(mean)
-        self.item_bias.copy_(item_bias)
+        self.mean.copy_(self.unit * mean)
+        self.item_bias.copy_(self.unit * item_bias)
         self.factor.copy_(factor)
+
+    def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
+        """As of a fold-in, solved in units."""
+        given = support._replace(targets=support.targets / self.unit)
+        state = super().adapt(given, users, items._replace(bias=items.bias / self.unit))
+        return {name: self.unit * value for name, value in state.items()}
 
     def item_vectors(self, catalogue: Catalogue) -> Tensor:
         """q, [I, F]."""

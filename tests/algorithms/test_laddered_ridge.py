@@ -4,8 +4,10 @@ import pytest
 import torch
 from toy_world import episodes, histories, meta_train, toy_world, uneven
 
-from recsys_meta.algorithms.laddered_ridge import LadderedRidge, unit_of
+from recsys_meta.algorithms.laddered_ridge import LadderedRidge
+from recsys_meta.baselines.als import ALS
 from recsys_meta.baselines.fold_in import diagonal, with_constant
+from recsys_meta.models.rating_unit import unit_of
 from recsys_meta.models.ridge_solutions import ridge_solution
 from recsys_meta.models.variational_factors import VariationalFactors, variational_factors
 
@@ -160,6 +162,19 @@ def test_what_is_predicted_has_the_unit_of_the_ratings(times: float, tolerance: 
         assert float((often / times - once).abs().mean()) < tolerance * float(once.std())
     else:
         assert torch.equal(often / times, once)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("times", [64.0, 0.25])
+def test_als_too_predicts_in_the_unit_of_the_ratings(times: float) -> None:
+    data, scores = histories(WORLD, TRAIN, implicit=False), []
+    for factor in (1.0, times):
+        learner = ALS(WORLD.sizes, factors=3, ridge=1.0)
+        learner.fit_statistics(data._replace(values=factor * data.values), WORLD.catalogue)
+        codes = learner.encode(WORLD.catalogue)
+        support = BATCH.support._replace(targets=factor * BATCH.support.targets)
+        scores.append(learner.predict(learner.adapt(support, BATCH.users, codes), codes))
+    assert torch.equal(scores[1] / times, scores[0])
 
 
 def test_the_unit_is_the_power_of_two_nearest_to_the_spread() -> None:
