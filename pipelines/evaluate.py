@@ -14,8 +14,7 @@ import torch
 
 from pipelines.cost import Cost, cost
 from pipelines.drawing import catalogue_at, clock_of, with_negatives
-from pipelines.inputs import read_inputs
-from pipelines.judged import Tasks, Trial, largest, trial_of
+from pipelines.judged import Tasks, Trial, largest, read_judged, trial_of
 from pipelines.learning import Model, at_pace, check_buildable, fit_or_reuse
 from pipelines.settings import (
     BaselineSettings,
@@ -101,7 +100,8 @@ def evaluate(settings: EvaluateSettings, fingerprint: str) -> Summary:
 
 def evaluated(settings: EvaluateSettings, fingerprint: str, workspace: store.Workspace) -> Evaluated:
     """The whole story but for what is printed. Raises SanityError where a check speaks against the figures."""
-    trial = trial_of(settings, read_inputs(settings, None))
+    settings, inputs = read_judged(settings)
+    trial = trial_of(settings, inputs)
     settings = with_ladder(settings, trial)
     judgements, unadapted, costs = judge_all(settings, trial, workspace)
     metric, names = chief_metric(settings, trial.tasks), unique_names(choices_of(settings))
@@ -139,6 +139,9 @@ def judge_all(
     pages, mixed, priors, costs = [], [], [], []
     unadapted = []
     names = unique_names(choices)
+    enough = few.user_ids.n_unique() >= _SHUFFLED_FROM
+    if not enough:
+        log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
     asked = [suited(settings, chosen, trial, name) for name, chosen in zip(names, choices, strict=True)]
     for story, choice in asked:
         check_buildable(story, bare(choice), trial.inputs, trial.training_users)
@@ -154,9 +157,10 @@ def judge_all(
         some = users.take(torch.arange(len(few.user_ids)))
         run = partial(judge_few, story, learner, some, catalogue, name)
         check_batch_size(partial(run, few), (64, 17))
-        on_shuffled, on_shuffled_prior = shuffled_pages(run, few, settings.seed)
-        mixed.append(on_shuffled)
-        priors.append(on_shuffled_prior)
+        if enough:
+            on_shuffled, on_shuffled_prior = shuffled_pages(run, few, settings.seed)
+            mixed.append(on_shuffled)
+            priors.append(on_shuffled_prior)
         costs.append(
             {
                 "learner": name,
@@ -166,13 +170,10 @@ def judge_all(
             }
         )
         log.info("%s: fitted in %.1f s, judged in %.1f s", name, fitting.seconds, judging.seconds)
-    if few.user_ids.n_unique() >= _SHUFFLED_FROM:
-        for place, page in enumerate(mixed):
-            # A baseline may begin with nothing and learn from any labels what others know beforehand: that is no leak.
-            prior = priors[place] if place < len(settings.learners) else pl.concat(priors)
-            check_shuffled_labels(page, prior, among=len(mixed))
-    else:
-        log.warning("%d users are too few for the check with shuffled labels", few.user_ids.n_unique())
+    for place, page in enumerate(mixed):
+        # A baseline may begin with nothing and learn from any labels what others know beforehand: that is no leak.
+        prior = priors[place] if place < len(settings.learners) else pl.concat(priors)
+        check_shuffled_labels(page, prior, among=len(mixed))
     unadapted = unadapted or [pages[0].clear()]
     return pl.concat(pages), pl.concat(unadapted), pl.DataFrame(costs, infer_schema_length=None)
 

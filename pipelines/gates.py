@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
+import duckdb
 import polars as pl
 
 from pipelines.champion import CHAMPION, Challenge
@@ -165,7 +166,11 @@ def shown_before(
     except store.Damaged as error:
         log.warning("no comparison with run %s: %s", run.run_id, error)
         return f"run {run.run_id} is damaged"
-    before = shown_in_file(run.scores)
+    try:
+        before = shown_in_file(run.scores)
+    except duckdb.IOException as error:  # a reader that opened it for writing: everybody else is locked out
+        log.warning("no comparison with run %s: %s", run.run_id, str(error).splitlines()[0])
+        return f"the file of run {run.run_id} cannot be read now: another process may hold it for writing"
     if before.items.schema[ITEM_ID] != now.items.schema[ITEM_ID]:
         return f"the item ids of run {run.run_id} are of another type"
     return before

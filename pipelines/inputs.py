@@ -19,7 +19,7 @@ from pipelines.settings import (
 )
 from recsys_meta import ingest
 from recsys_meta.episodes import Sightings, group, met_before
-from recsys_meta.tables import ITEM_ID, TIMESTAMP, USER_ID, VALUE, Feature
+from recsys_meta.tables import ITEM_ID, TIMESTAMP, USER_ID, VALUE, Feature, in_width
 from recsys_meta.tensors import Histories
 
 _SLICE = 1_000_000  # rows hashed at once: bounds the memory of a fingerprint
@@ -204,12 +204,17 @@ def same_ids(table: pl.DataFrame | None, name: str, interactions: pl.DataFrame) 
 
 
 def cast_ids(ids: pl.Series, interactions: pl.DataFrame) -> pl.Series:
-    """Integer ids in the width of the interactions'. Raises InputError where one side is text and the other is not."""
+    """Integer ids in the width of the interactions'. Raises InputError where one side is text and the other is not, or where an
+    id does not fit.
+    """
     wanted = interactions.schema[ids.name]
     if ids.dtype == wanted:
         return ids
     if ids.dtype.is_integer() and wanted.is_integer():
-        return ids.cast(wanted)
+        try:
+            return in_width(ids, wanted)
+        except ValueError as error:
+            raise ingest.InputError(str(error)) from error
     raise ingest.InputError(
         f"{ids.name} is {wanted} in the interactions and {ids.dtype} in another table; expected one type of id"
     )

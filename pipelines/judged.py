@@ -2,7 +2,7 @@
 
 import logging
 from datetime import UTC, date, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import polars as pl
 import torch
@@ -13,6 +13,7 @@ from pipelines.settings import (
     HeldOutProtocol,
     ListedProtocol,
     NextDayProtocol,
+    Protocol,
     RankingProtocol,
     RatingProtocol,
     SourceSettings,
@@ -29,12 +30,15 @@ from recsys_meta.tensors import Histories
 
 log = logging.getLogger(__name__)
 
+S = TypeVar("S", bound=EvaluateSettings)
+
 Judged = Literal["rating", "ranking", "listed"]
 """Errors of predicted values; the ranking of all candidates; the ranking of the query rows alone."""
 
 _HELD_OUT_SEED = 1_000_003
 _VALIDATION_SEED = 2_000_003
 _VALIDATION_SHARE = 0.1
+_ABOVE_0 = 1e-30  # the least value that is
 
 
 class Tasks(NamedTuple):
@@ -72,6 +76,52 @@ class Trial(NamedTuple):
     def known(self) -> Histories:
         """What everybody did, on the items of the trial."""
         return group(self.inputs.events, self.inputs.user_ids, self.item_ids)
+
+
+def read_judged(settings: S) -> tuple[S, Inputs]:
+    """The inputs, and the settings that they are read by. What was set aside, and what values are taken for, is said in the log.
+
+    Where rankings are judged of values that differ, a learner whose loss follows the values would learn to predict them. So
+    unless each has a loss set, everything above 0, which is what is to be found, counts alike, as ``positive_from`` has it.
+
+    Raises ingest.InputError where no value is above 0, or where values are to be judged that are all the same.
+    """
+    inputs, given = read_inputs(settings, None), settings.interactions
+    if inputs.quarantine.height:
+        first = inputs.quarantine.row(0, named=True)
+        log.warning(
+            "%d rows are set aside, first: %s, row %s, column %r: %s",
+            inputs.quarantine.height,
+            *(first[name] for name in ("source", "row", "column", "reason")),
+        )
+    values = inputs.events[VALUE]
+    if getattr(settings.protocol, "metrics", None) == "rating" and values.n_unique() == 1:
+        raise ingest.InputError(
+            f"protocol.metrics is rating, but all {len(values)} values are {values[0]:g}; expected values that differ"
+            " (interactions.value, without positive_from), or ranking"
+        )
+    said = all("loss" in learner.init_args for learner in settings.learners)
+    if said or not ranks(settings.protocol) or given.value is None or given.positive_from is not None:
+        return settings, inputs
+    if values.n_unique() == 1:
+        return settings, inputs
+    repeated = "first" if given.duplicates == "auto" else given.duplicates  # as of events without a value
+    as_events = given.model_copy(update={"positive_from": _ABOVE_0, "duplicates": repeated})
+    settings = settings.model_copy(update={"interactions": as_events})
+    log.warning(
+        "rankings are judged, and values differ: each above 0 counts as one event (see interactions.positive_from)"
+    )
+    inputs = read_inputs(settings, None)
+    if inputs.events.is_empty():
+        raise ingest.InputError(f"{given.path}: no {given.value} is above 0; expected some events to rank")
+    return settings, inputs
+
+
+def ranks(protocol: Protocol) -> bool:
+    """Whether the settings say that rankings are judged, whatever the values."""
+    if isinstance(protocol, HeldOutProtocol | TemporalProtocol):
+        return protocol.metrics == "ranking"
+    return isinstance(protocol, NextDayProtocol)
 
 
 def trial_of(settings: EvaluateSettings, inputs: Inputs) -> Trial:

@@ -64,7 +64,7 @@ class Node:
         for part in loc:
             if isinstance(node.content, dict) and part in node.content:
                 node = node.content[str(part)]
-            elif isinstance(node.content, list) and isinstance(part, int):
+            elif isinstance(node.content, list) and isinstance(part, int) and part < len(node.content):
                 node = node.content[part]
             else:  # a key that is not written, or pydantic's name for a member of a union
                 continue

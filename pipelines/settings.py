@@ -243,6 +243,14 @@ class InteractionSettings(SourceSettings):
             raise ValueError(
                 f"value_range {list(self.value_range)} is upside down; expected the smallest value first"
             )
+        named = [
+            name for name in (self.user_id, self.item_id, self.value, self.timestamp) if name is not None
+        ]
+        twice = [name for name in dict.fromkeys(named) if named.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"column {twice[0]!r} is named twice; expected user_id, item_id, value and timestamp of their own"
+            )
         if (self.positive_from is not None or self.value_range is not None) and self.value is None:
             raise ValueError(
                 "value_range and positive_from speak of a value column; expected value beside them"
@@ -828,6 +836,19 @@ class EvaluateSettings(Story):
     def _starts_cold(self) -> Self:
         if self.training.warm_start:
             raise ValueError("training.warm_start goes on from the night before, which an evaluation has not")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_judged(self) -> Self:
+        if not self.learners and self.baselines is not None and not self.baselines:
+            raise ValueError("learners and baselines are both empty; expected something to judge")
+        return self
+
+    @model_validator(mode="after")
+    def _clip_in_order(self) -> Self:
+        clip = getattr(self.protocol, "clip", None)
+        if clip is not None and clip[0] > clip[1]:
+            raise ValueError(f"protocol.clip {list(clip)} is upside down; expected the smallest value first")
         return self
 
     @model_validator(mode="after")

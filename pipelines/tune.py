@@ -26,8 +26,7 @@ from pipelines.evaluate import (
     unique_names,
     with_ladder,
 )
-from pipelines.inputs import read_inputs
-from pipelines.judged import Trial, trial_of
+from pipelines.judged import Trial, read_judged, trial_of
 from pipelines.settings import (
     BaselineSettings,
     LearnerSettings,
@@ -55,7 +54,8 @@ def tune(settings: TuneSettings, fingerprint: str) -> Summary:
     settings = settings.model_copy(update={"judge": "validation"})
     workspace = store.Workspace(settings.workspace)
     with workspace.lock(f"tuning-{fingerprint[:8]}"):
-        trial = trial_of(settings, read_inputs(settings, None))
+        settings, inputs = read_judged(settings)
+        trial = trial_of(settings, inputs)
         settings = with_ladder(settings, trial)
         known = trial.known()
         choices = choices_of(settings)

@@ -112,3 +112,15 @@ INTERLEAVED: Mapping[str, type[pl.DataType] | pl.DataType] = {
     ITEM_ID: ID,
     "team": pl.String,  # one of TEAMS; null where what comes of the item is credited to neither
 }
+
+
+def in_width(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Integer ids in another width. Raises ValueError, which names one, where some do not fit."""
+    cast = ids.cast(dtype, strict=False)
+    lost = ids.filter(cast.is_null() & ids.is_not_null())
+    if len(lost):
+        raise ValueError(
+            f"{ids.name} {lost[0]} does not fit {dtype}, in which the ids are held that it is matched with; expected"
+            f" {ids.dtype} there too"
+        )
+    return cast

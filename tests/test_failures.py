@@ -382,6 +382,27 @@ def test_while_a_night_runs_another_one_leaves(
     assert shown(world).equals(good)
 
 
+def test_a_reader_that_holds_the_scores_for_writing_costs_the_comparison_and_not_the_night(
+    world: Path, night: Callable[..., Ended], good: pl.DataFrame
+) -> None:
+    """Who opens the file without saying read-only locks everybody else out of it."""
+    script = "import duckdb, sys\nheld = duckdb.connect(sys.argv[1])\nprint('held', flush=True)\nsys.stdin.read()\n"
+    scores = world / "workspace" / "scores.duckdb"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(scores)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "held\n"
+        doctored = main(["doctor", "--config", str(world / "night.yaml")])
+        ended = night("--run_date", "2026-02-01")
+        reader.communicate("")
+    assert doctored != 0
+    assert ended.code == 0, ended.err
+    assert "no comparison with run 2026-01-31" in ended.err
+    assert shown(world, "run_diff")["n_kept"].sum() == 0  # as on the first night
+    assert set(shown(world)["run_id"]) == {ended.last["run_id"]}
+
+
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps"])
 def test_where_there_is_no_gpu_the_cpu_works_and_a_line_says_so(
     night: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, accelerator: str

@@ -8,7 +8,7 @@ import polars as pl
 
 from recsys_meta.ab.estimators.sample import Numbers
 from recsys_meta.ab.logged_actions import POSITION, REWARD, LoggedActions, LogsError, check_probabilities
-from recsys_meta.tables import ITEM_ID, USER_ID
+from recsys_meta.tables import ITEM_ID, USER_ID, in_width
 
 PROBABILITY = "probability"
 _UNEVEN = 1e-4  # by how much probabilities of one situation may miss 1: those read from a text are rounded
@@ -178,7 +178,9 @@ def check_known(policy: Policy, logs: LoggedActions) -> None:
 
 
 def matching(policy: Policy, logs: LoggedActions) -> pl.DataFrame:
-    """The policy's table with ids in the types of the logs. Raises LogsError where one is text and the other is not."""
+    """The policy's table with ids in the types of the logs. Raises LogsError where one is text and the other is not, or does not
+    fit.
+    """
     wanted = {name: logs.table.schema[name] for name in (*policy.keys, ITEM_ID)}
     for name, dtype in wanted.items():
         found = policy.table.schema[name]
@@ -186,7 +188,12 @@ def matching(policy: Policy, logs: LoggedActions) -> pl.DataFrame:
             raise LogsError(
                 f"{name} is {found} in policy {policy.name!r} and {dtype} in the logs; expected one type"
             )
-    return policy.table.with_columns(pl.col(name).cast(dtype) for name, dtype in wanted.items())
+    try:
+        return policy.table.with_columns(
+            in_width(policy.table[name], dtype) for name, dtype in wanted.items()
+        )
+    except ValueError as error:
+        raise LogsError(f"policy {policy.name!r}: {error}") from error
 
 
 def log_mean(logs: LoggedActions) -> float:

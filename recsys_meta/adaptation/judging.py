@@ -17,6 +17,7 @@ from recsys_meta.episodes import newest as last
 from recsys_meta.evaluation.breakdown import ItemGroups
 from recsys_meta.evaluation.intervals import ALL, SUPPORT_LOSSES
 from recsys_meta.evaluation.metrics import (
+    Gain,
     absolute_errors,
     multi_hot,
     ranking_metrics,
@@ -28,6 +29,8 @@ from recsys_meta.tables import JUDGEMENTS, USER_ID
 from recsys_meta.tensors import Catalogue, Examples, Features, FeatureSizes, Histories, ItemCodes, Sizes
 
 logger = logging.getLogger(__name__)
+
+_LARGEST_GAIN = 30  # rating, whose exponential gain is a billion
 
 SHOTS: Sequence[int | None] = (0, 1, 3, 5, 10, 20, None)  # None: every support example
 
@@ -70,12 +73,17 @@ def judge_rating(
     clipped for the errors, not for the ranking of the query items. Runs where the catalogue lies; learner and catalogue
     have to be on one device. seed: of the shuffle that breaks ties. groups: of items; the error on each of them is
     judged too.
+    Ratings below 0 have no gains, and those above 30 no exponential ones, which would be of one rating: these are left out then.
     Gives columns of ``tables.JUDGEMENTS``; name: in the column learner, by default that of the class. For a meta-trained
     learner they hold the loss of the support before and after adaptation too (``intervals.SUPPORT_LOSSES``).
     """
     device = catalogue.log_popularity.device
     places = tie_places(len(catalogue.eligible), seed).to(device)
     groups = None if groups is None else groups._replace(of=groups.of.to(device))
+
+    gains: list[Gain] = []
+    if not bool((query.values < 0).any()):
+        gains = ["linear"] if bool((query.values > _LARGEST_GAIN).any()) else ["exponential", "linear"]
 
     def measure(scores_of: ScoresOf, judged: Examples, used: Examples) -> dict[str, Tensor]:
         scores = scores_of(judged.items)
@@ -86,13 +94,12 @@ def judge_rating(
             for group in range(len(groups.names)):
                 some = mask & (groups.of[judged.items] == group)
                 by_group[groups.named("mae", group)] = absolute_errors(clipped, ratings, some)
-        return {
+        ranked = {f"ndcg_{gain}@{k}": rated_ndcg(scores, ratings, mask, k, gain, ties) for gain in gains}
+        errors = {
             "mae": absolute_errors(clipped, ratings, mask),
             "mse": squared_errors(clipped, ratings, mask),
-            f"ndcg_exponential@{k}": rated_ndcg(scores, ratings, mask, k, "exponential", ties),
-            f"ndcg_linear@{k}": rated_ndcg(scores, ratings, mask, k, "linear", ties),
-            **by_group,
         }
+        return errors | ranked | by_group
 
     book = _measured(
         learner, support, query, users, catalogue, shots, newest, adapted, batch_size, prepare, measure

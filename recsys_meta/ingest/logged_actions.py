@@ -111,7 +111,9 @@ def _faults(
             raise InputError(
                 f"{where}: item ids are {dtype}, and {actions.dtype} in the table of actions; expected one type"
             )
-        known = actions.cast(dtype).implode()
+        known = (
+            actions.cast(dtype, strict=False).drop_nulls().implode()
+        )  # what does not fit is nothing that was logged
         rules.append((ITEM_ID, ~pl.col(ITEM_ID).is_in(known), f"is none of the {len(actions):,} actions"))
     if "slate_id" in columns and "position" in columns:
         again = ~pl.struct("slate_id", "position").is_first_distinct()

@@ -338,13 +338,21 @@ def _check(
 
 
 def _compare(connection: duckdb.DuckDBPyConnection, previous: RunFolder) -> None:
-    """Keeps the ranks of the previous run for ``run_diff``; none where it is damaged or its ids are of other types."""
+    """Keeps the ranks of the previous run for ``run_diff``; none where it is damaged, held for writing by another process, or its
+    ids are of other types.
+    """
     try:
         verify(previous)
     except Damaged as error:
         logger.warning("no comparison with run %s: %s", previous.run_id, error)
         return
-    connection.execute(_sql("attach_previous", path=_quoted(previous.scores.resolve())))
+    path = previous.scores.resolve()
+    try:
+        duckdb.connect(str(path), read_only=True).close()  # an ATTACH that fails would end the transaction
+    except duckdb.IOException as error:
+        logger.warning("no comparison with run %s: %s", previous.run_id, str(error).splitlines()[0])
+        return
+    connection.execute(_sql("attach_previous", path=_quoted(path)))
     here, there = (connection.sql(_sql("ids", table=table)).types for table in (SCORES, f"previous.{SCORES}"))
     if here == there:  # otherwise DuckDB would match '007' to 7
         connection.execute(_sql("previous"))

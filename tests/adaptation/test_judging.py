@@ -249,6 +249,29 @@ def test_errors_on_groups_of_items_make_up_the_error_on_all() -> None:
     torch.testing.assert_close(torch.stack(parts).sum(0) / 6, means["mae"])
 
 
+@pytest.mark.parametrize(
+    ("values_", "expected"),
+    [
+        ([-10.0, 3.0], {"mae", "mse"}),
+        ([2.0, 5000.0], {"mae", "mse", "ndcg_linear@5"}),
+        ([0.0, 5.0], {"mae", "mse", "ndcg_exponential@5", "ndcg_linear@5"}),
+    ],
+)
+def test_ratings_without_gains_are_judged_by_their_errors_alone(values_, expected) -> None:
+    nothing, query = history([[]], [[]]), history([[0, 1]], [values_])
+    page = judge_rating(
+        Popularity(SIZES),
+        nothing,
+        query,
+        features(torch.zeros(1, dtype=torch.int64)),
+        CATALOGUE,
+        user_ids=pl.Series([7]),
+        shots=(0,),
+    )
+    assert set(page["metric"]) == expected
+    assert page["value"].is_finite().all()
+
+
 def test_errors_are_clipped_and_means_of_each_task() -> None:
     learner = ItemMeanUserBias(SIZES)
     learner.mean.fill_(9.0)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.inputs import read_inputs
-from pipelines.judged import Trial, trial_of
+from pipelines.inputs import Inputs, read_inputs
+from pipelines.judged import Trial, read_judged, trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings
 from recsys_meta import ingest
@@ -36,6 +36,54 @@ def trial(
     )
     story = load(EvaluateSettings, [folder / "evaluate.yaml"]).settings
     return trial_of(story, read_inputs(story, None))
+
+
+RATED = [
+    (f"u{user}", f"i{(user + item) % 7}", [-2, 0, 1, 5, 300][item]) for user in range(20) for item in range(5)
+]
+
+
+def read_rated(
+    folder: Path, protocol: str, more: str = "", rows: list[tuple[str, str, float]] = RATED
+) -> tuple[EvaluateSettings, Inputs]:
+    types = {"user_id": pl.String, "item_id": pl.String, "value": pl.Float64}
+    pl.DataFrame(rows, schema=types, orient="row").write_csv(folder / "rated.csv")
+    (folder / "evaluate.yaml").write_text(
+        f"workspace: workspace\ninteractions: {{path: rated.csv, value: value}}\nprotocol: {protocol}\n{more}"
+    )
+    return read_judged(load(EvaluateSettings, [folder / "evaluate.yaml"]).settings)
+
+
+def test_where_rankings_are_judged_values_above_0_are_events_alike(tmp_path: Path, caplog) -> None:
+    """A learner whose loss follows the values would learn to predict them, and be judged by something else."""
+    held_out = "{kind: held_out_users, metrics: ranking}"
+    story, inputs = read_rated(tmp_path, held_out)
+    assert inputs.events["value"].to_list() == [1.0] * 60
+    assert inputs.interactions.height == 100
+    assert story.interactions.positive_from > 0
+    assert "each above 0 counts as one event" in caplog.text
+    # Where values are judged, or each learner's loss says what they are, or all are the same, they stay.
+    weighed = "learners: [{class_path: recsys_meta.algorithms.maml.MAML, init_args: {loss: softmax}}]"
+    for protocol, more in (("{kind: held_out_users}", ""), (held_out, weighed)):
+        assert set(read_rated(tmp_path, protocol, more)[1].events["value"]) == {-2, 0, 1, 5, 300}
+    alike = [(user, item, 3.0) for user, item, _ in RATED]
+    assert set(read_rated(tmp_path, held_out, rows=alike)[1].events["value"]) == {3.0}
+    below = [(user, item, min(value, 0)) for user, item, value in RATED]
+    with pytest.raises(ingest.InputError, match="no value is above 0"):
+        read_rated(tmp_path, held_out, rows=below)
+
+
+def test_values_that_are_all_the_same_are_not_judged_as_ratings(tmp_path: Path) -> None:
+    alike = [(user, item, 3.0) for user, item, _ in RATED]
+    protocol = "{kind: held_out_users, metrics: rating, min_history: 2, share: 0.5}"
+    with pytest.raises(ingest.InputError, match=r"all \d+ values are 3; expected values that differ"):
+        read_rated(tmp_path, protocol, rows=alike)
+
+
+def test_rows_that_are_set_aside_are_said(tmp_path: Path, caplog) -> None:
+    read_rated(tmp_path, "{kind: held_out_users}", rows=[*RATED * 3, ("u1", "i1", float("nan"))])
+    assert "1 rows are set aside, first: " in caplog.text
+    assert "column 'value'" in caplog.text
 
 
 def lists(found: Trial, histories: Histories) -> list[list[str]]:

@@ -100,6 +100,8 @@ def test_where_time_is_known_training_asks_for_what_comes_later(timestamp, split
         ({"interactions": {"path": "a", "table": "t", "query": "q"}}, "table and query"),
         ({"interactions": {"path": "a", "column_names": ["a"]}}, "header: false"),
         ({"interactions": {"path": "a", "value": "v", "value_range": [5, 1]}}, "upside down"),
+        ({"interactions": {"path": "a", "user_id": "u", "item_id": "u"}}, "'u' is named twice"),
+        ({"interactions": {"path": "a", "value": "t", "timestamp": "t"}}, "'t' is named twice"),
         ({"interactions": {"path": "a", "positive_from": 4}}, "expected value"),
         ({"users": {"path": "a", "id": "u", "numbers": ["x"], "categorical": ["x"]}}, "x declared twice"),
         ({"item_windows": ["1h"]}, "item_windows need to know the time"),
