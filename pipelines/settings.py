@@ -691,7 +691,8 @@ class HeldOutProtocol(Settings):
     draws: PositiveInt = Field(default=1, description="times that support and query are drawn")
     metrics: Literal["auto", "rating", "ranking"] = Field(
         default="auto",
-        description="auto: rating where the loss set for the learner is in the units of the values, or they vary",
+        description="auto: rating where the loss set for the learner is in the units of the values, or they vary; ranking of"
+        " values that vary: each above 0 is an event like any other, unless losses are set",
     )
     shots: tuple[Shot, ...] = Field(
         default=(0, 1, 3, 5, 10), min_length=1, description="support sizes judged"
@@ -722,7 +723,8 @@ class TemporalProtocol(Settings):
     )
     metrics: Literal["auto", "rating", "ranking"] = Field(
         default="auto",
-        description="auto: rating where the loss set for the learner is in the units of the values, or they vary",
+        description="auto: rating where the loss set for the learner is in the units of the values, or they vary; ranking of"
+        " values that vary: each above 0 is an event like any other, unless losses are set",
     )
     shots: tuple[Shot, ...] = Field(
         default=(0, 1, 3, 5, 10), min_length=1, description="support sizes judged: the first k events"
