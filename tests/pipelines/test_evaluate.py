@@ -170,7 +170,7 @@ def test_settings_that_one_of_them_refuses_end_it_before_any_is_fitted(world) ->
 
 def test_support_comes_before_query_and_held_out_users_are_not_trained_on(world) -> None:
     loaded = load(EvaluateSettings, [world / "evaluate.yaml"])
-    inputs = evaluate.read_inputs(loaded.settings, None)
+    inputs = read_inputs(loaded.settings, None)
     tasks, learned, training = trial_of(loaded.settings, inputs)[:3]
     assert not set(tasks.user_ids) & set(learned.interactions["user_id"])
     assert set(training) == set(learned.interactions["user_id"])

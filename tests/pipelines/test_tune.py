@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines import tune
+from pipelines.judged import read_judged, trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, RangeSettings, TuneSettings
 from recsys_meta.store.evaluations import EVALUATIONS_FILE
@@ -73,7 +74,7 @@ def test_users_of_the_test_are_never_judged(world: Path, monkeypatch) -> None:
     monkeypatch.setattr(tune, "judge", noted)
     tuned(world)
     settings = load(TuneSettings, [world / "tune.yaml"]).settings
-    test_users = set(tune.trial_of(settings, tune.read_inputs(settings, None)).tasks.user_ids)
+    test_users = set(trial_of(*read_judged(settings)).tasks.user_ids)
     assert len(judged) == 7
     assert not test_users & set(pl.concat(judged))
 
