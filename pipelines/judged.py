@@ -221,6 +221,16 @@ def held_out_trial(settings: EvaluateSettings, protocol: HeldOutProtocol, inputs
         cut(histories if histories.timed else shuffled(histories, settings.seed + draw), protocol)
         for draw in range(protocol.draws)
     ]
+    longest = max(int(support.lengths.max()) for support, _ in cuts)
+    beyond = [shot for shot in protocol.shots if shot != "all" and shot > longest]
+    if beyond:
+        log.warning(
+            "nobody who is judged has more than %d events to show before its query: figures at %s shots are those at %d; see"
+            " protocol.shots and protocol.min_history",
+            longest,
+            " and ".join(map(str, beyond)),
+            longest,
+        )
     tasks = Tasks(
         pl.concat([ids] * protocol.draws),
         torch.arange(protocol.draws).repeat_interleave(len(ids)),

@@ -66,6 +66,16 @@ def read_interactions(
         told[f"timestamps_read_as_{read_times.unit}"] = len(read_times.times) - read_times.times.null_count()
         told["naive_timestamps_read_as_utc"] = read_times.naive
         logger.info("%s: column %r read as %s", rows.files[0], timestamp, read_times.unit)
+        newest = read_times.times.max()
+        if isinstance(newest, datetime) and time_unit == "auto" and newest.year == 1970:
+            logger.warning(
+                "%s: column %r: read as %s, all times lie in 1970, the last one at %s; expected numbers since 1970, no dates such"
+                " as 20180604 (if it is right, say interactions.time_unit)",
+                rows.files[0],
+                timestamp,
+                read_times.unit,
+                newest,
+            )
         if read_times.naive:
             logger.warning(
                 "%s: column %r: %s times have no zone and are read as UTC",

@@ -219,6 +219,16 @@ def test_a_date_is_its_first_instant_in_utc(tmp_path: Path) -> None:
     assert result.table[TIMESTAMP].to_list() == [datetime(2026, 3, 1, tzinfo=UTC)]
 
 
+@pytest.mark.parametrize(
+    ("time", "unit", "told"), [(20180604, "auto", True), (20180604, "s", False), (1.6e9, "auto", False)]
+)
+def test_times_that_all_lie_in_1970_are_doubted(tmp_path: Path, caplog, time, unit, told) -> None:
+    checked(
+        tmp_path, {"user_id": [1, 2], "item_id": [1, 1], "t": [time, time]}, timestamp="t", time_unit=unit
+    )
+    assert ("all times lie in 1970" in caplog.text) == told
+
+
 def test_a_number_too_large_for_the_unit_goes_to_quarantine_and_does_not_overflow(tmp_path: Path) -> None:
     columns = {"user_id": [1, 2, 3], "item_id": [1, 2, 3], "t": [SECONDS, 2**62, -(2**62)]}
     result = checked(tmp_path, columns, timestamp="t", time_unit="s")

@@ -80,6 +80,14 @@ def test_values_that_are_all_the_same_are_not_judged_as_ratings(tmp_path: Path) 
         read_rated(tmp_path, protocol, rows=alike)
 
 
+@pytest.mark.parametrize(("shots", "told"), [("[0, 1, 3, 4]", False), ("[0, 1, 6, 9, all]", True)])
+def test_shots_that_nobody_has_are_said(tmp_path: Path, caplog, shots: str, told: bool) -> None:
+    protocol = f"{{kind: held_out_users, metrics: rating, min_history: 2, share: 0.5, query_size: 1, shots: {shots}}}"
+    trial_of(*read_rated(tmp_path, protocol))
+    assert ("nobody who is judged has more than 4 events" in caplog.text) == told
+    assert ("figures at 6 and 9 shots are those at 4" in caplog.text) == told
+
+
 def test_rows_that_are_set_aside_are_said(tmp_path: Path, caplog) -> None:
     read_rated(tmp_path, "{kind: held_out_users}", rows=[*RATED * 3, ("u1", "i1", float("nan"))])
     assert "1 rows are set aside, first: " in caplog.text
