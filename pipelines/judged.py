@@ -31,6 +31,7 @@ from recsys_meta.tensors import Histories
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=EvaluateSettings)
+T = TypeVar("T", bound=Story)
 
 Judged = Literal["rating", "ranking", "listed"]
 """Errors of predicted values; the ranking of all candidates; the ranking of the query rows alone."""
@@ -86,7 +87,7 @@ def read_judged(settings: S) -> tuple[S, Inputs]:
 
     Raises ingest.InputError where no value is above 0, or where values are to be judged that are all the same.
     """
-    inputs, given = read_inputs(settings, None), settings.interactions
+    inputs = read_inputs(settings, None)
     if inputs.quarantine.height:
         first = inputs.quarantine.row(0, named=True)
         log.warning(
@@ -100,10 +101,18 @@ def read_judged(settings: S) -> tuple[S, Inputs]:
             f"protocol.metrics is rating, but all {len(values)} values are {values[0]:g}; expected values that differ"
             " (interactions.value, without positive_from), or ranking"
         )
-    said = all("loss" in learner.init_args for learner in settings.learners)
-    if said or not ranks(settings.protocol) or given.value is None or given.positive_from is not None:
-        return settings, inputs
-    if values.n_unique() == 1:
+    if ranks(settings.protocol) and not all("loss" in learner.init_args for learner in settings.learners):
+        return events_alike(settings, inputs)
+    return settings, inputs
+
+
+def events_alike(settings: T, inputs: Inputs) -> tuple[T, Inputs]:
+    """The same, but every value above 0 is an event like any other, where values differ and ``positive_from`` says nothing.
+
+    Raises ingest.InputError where no value is above 0.
+    """
+    given = settings.interactions
+    if given.value is None or given.positive_from is not None or inputs.events[VALUE].n_unique() == 1:
         return settings, inputs
     repeated = "first" if given.duplicates == "auto" else given.duplicates  # as of events without a value
     as_events = given.model_copy(update={"positive_from": _ABOVE_0, "duplicates": repeated})

@@ -22,7 +22,7 @@ from pipelines.cost import cost
 from pipelines.drawing import with_negatives
 from pipelines.evaluate import kept_cost, on_trial
 from pipelines.inputs import Inputs, read_inputs
-from pipelines.judged import Trial, next_day_trial
+from pipelines.judged import Trial, events_alike, next_day_trial
 from pipelines.learning import Model, fit_or_reuse
 from pipelines.settings import NextDayProtocol, NightsSettings
 from recsys_meta import store
@@ -52,6 +52,8 @@ def nights(settings: NightsSettings, fingerprint: str) -> Summary:
     workspace = store.Workspace(settings.workspace)
     with workspace.lock(f"nights-{fingerprint[:8]}"):
         inputs = read_inputs(settings, None)
+        if "loss" not in settings.learner.init_args:
+            settings, inputs = events_alike(settings, inputs)
         folder = workspace.root / "nights" / fingerprint[:8]
         folder.mkdir(parents=True, exist_ok=True)
         serving: dict[str, Model] = {}  # bundles may be large: none is kept that does not serve
