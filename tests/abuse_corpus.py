@@ -428,8 +428,8 @@ _TABLES = (
     Case("a separator that is a line end", _text('separator: "\\n"'), DATA, ("clicks.csv",)),
     Case("a quote of several characters", _text('quote: "ab"'), CONFIG, ("quote",)),
     *(Case(f"text encoded as {name}", _text(f"encoding: {json.dumps(name)}"), code) for name, code in _ENCODINGS),
-    Case("one column for both ids", _text("user_id: user_id, item_id: user_id"), DONE),
-    Case("ids of both and of time", _text("timestamp: user_id"), DATA, ("clicks.csv",)),
+    Case("one column for both ids", _text("user_id: user_id, item_id: user_id"), CONFIG, ("named twice",)),
+    Case("ids of both and of time", _text("timestamp: user_id"), CONFIG, ("named twice",)),
     Case("a table of users as wide as its id", _setting(f"{_USERS}[user_id]}}"), DATA, ("declared twice",)),
     Case("a feature named like the id of the others", _setting(f"{_USERS}[item_id]}}"), DONE),
 )  # fmt: skip

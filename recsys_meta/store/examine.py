@@ -207,11 +207,12 @@ def _file(run: RunFolder, manifest: Manifest) -> Iterator[Finding]:
         with closing(duckdb.connect(str(run.scores.resolve()), read_only=True)) as connection:
             yield _schema(connection)
             yield from _scores(connection)
-    except duckdb.IOException as error:
-        said = f"the file of run {run.run_id} cannot be read: {str(error).splitlines()[0]}"
-        advice = "close what holds it for writing; readers open it read-only (duckdb -readonly)"
-        yield Finding("error", "schema", said, advice)
     except duckdb.Error as error:
+        if "lock" in str(error):
+            said = f"the file of run {run.run_id} cannot be read: {str(error).splitlines()[0]}"
+            advice = "close what holds it for writing; readers open it read-only (duckdb -readonly)"
+            yield Finding("error", "schema", said, advice)
+            return
         said = f"the file of run {run.run_id} cannot be examined: {str(error).splitlines()[0]}"
         yield Finding("error", "schema", said, "it is not one that this version writes; run the night again")
 
