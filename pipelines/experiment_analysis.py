@@ -26,7 +26,7 @@ from recsys_meta.reports.experiment import (
 )
 from recsys_meta.store.atomic import write_bytes_atomically
 from recsys_meta.store.experiments import EXPERIMENTS_FILE, write_experiment
-from recsys_meta.tables import INSTANT, USER_ID
+from recsys_meta.tables import INSTANT, USER_ID, in_width
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Measured(NamedTuple):
     shares: dict[str, float]
     segments: pl.DataFrame | None
     first: datetime  # exposure
-    last: datetime  # row of any kind
+    last: datetime  # row that tells how far the data reach: of measuring.Daily
     reading: Reading
 
 
@@ -134,11 +134,7 @@ def measure(settings: ExperimentSettings) -> Measured:
     rows = daily(people, exposures, outcomes, until=until, window=settings.window)
     covariates = before(people, metrics, interactions, outcomes, over=settings.pre_period)
     moves = {metric.name: steps(people, rows.rows, metric, covariates.get(metric.name)) for metric in metrics}
-    first, last = moment(exposures["exposed_at"].min()), moment(exposures["exposed_at"].max())
-    if outcomes.height:
-        last = max(last, moment(outcomes["occurred_at"].max()))
-    if until is not None:
-        last = min(last, until - timedelta(microseconds=1))
+    first, last = moment(exposures["exposed_at"].min()), rows.last or moment(exposures["exposed_at"].max())
     reached = settings.planned_end is not None and last.date() >= settings.planned_end
     log.info(
         "%s users, %s seen in several variants, read %s",
@@ -206,12 +202,17 @@ def read_outcomes(
 
 
 def same_ids(table: pl.DataFrame, exposures: pl.DataFrame, name: str) -> pl.DataFrame:
-    """The table with its users in the type of the exposures'. Raises InputError where one side is text and the other is not."""
+    """The table with its users in the type of the exposures'. Raises InputError where one side is text and the other is not, or
+    where an id does not fit.
+    """
     wanted, found = exposures.schema[USER_ID], table.schema[USER_ID]
     if found == wanted:
         return table
     if found.is_integer() and wanted.is_integer():
-        return table.with_columns(pl.col(USER_ID).cast(wanted))
+        try:
+            return table.with_columns(in_width(table[USER_ID], wanted))
+        except ValueError as error:
+            raise ingest.InputError(f"{name}: {error}") from error
     raise ingest.InputError(
         f"{USER_ID} is {wanted} in the exposures and {found} in the {name}; expected one type of id"
     )

@@ -32,7 +32,7 @@ from recsys_meta.reports.interleaving import Told, interleaving_markdown, interl
 from recsys_meta.store.atomic import replace_file_atomically, write_bytes_atomically
 from recsys_meta.store.experiments import EXPERIMENTS_FILE, write_experiment
 from recsys_meta.store.table_files import write_tables
-from recsys_meta.tables import INSTANT, INTERLEAVED, ITEM_ID, TEAMS, USER_ID
+from recsys_meta.tables import INSTANT, INTERLEAVED, ITEM_ID, TEAMS, USER_ID, in_width
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Found(NamedTuple):
     drawn: Draws
     rules: Rules
     judged: Judged
-    last: datetime  # row of the outcomes
+    last: datetime  # row on an item of a list in force; without any, the day of the last list
     quarantine: pl.DataFrame
 
 
@@ -165,9 +165,11 @@ def analysed(settings: InterleaveSettings) -> Found:
         raise NothingToDo(f"there are no outcomes {settings.outcome!r}")
     done = credited(lists, outcomes, until=until)
     log.info("%s outcomes on lists, %s on other items", done.outcomes, done.not_listed)
-    last = outcomes["occurred_at"].max()
-    assert isinstance(last, datetime)
-    reached = settings.planned_end is not None and last.date() >= settings.planned_end
+    reached = (
+        settings.planned_end is not None
+        and done.last is not None
+        and done.last.date() >= settings.planned_end
+    )
     rules = Rules(
         "once" if reached else "always",
         settings.level,
@@ -181,7 +183,9 @@ def analysed(settings: InterleaveSettings) -> Found:
     seen = looks(
         done.rows, level=rules.level, planned_days=rules.planned_days, first_look_users=rules.min_users
     )
-    last = last if until is None else min(last, until - timedelta(microseconds=1))
+    listed = lists["day"].max()
+    assert isinstance(listed, date)
+    last = done.last or datetime(listed.year, listed.month, listed.day, tzinfo=UTC)
     verdict = judged(found, seen, drawn, rules)
     return Found(lists, done, users, found, seen, drawn, rules, verdict, last, quarantine)
 
@@ -230,7 +234,10 @@ def alike(table: pl.DataFrame, like: pl.DataFrame, path: Path, of: Path) -> pl.D
             raise ingest.InputError(
                 f"{name} is {found} in {path} and {wanted} in {of}; expected one type of id"
             )
-        table = table.with_columns(pl.col(name).cast(wanted))
+        try:
+            table = table.with_columns(in_width(table[name], wanted))
+        except ValueError as error:
+            raise ingest.InputError(f"{path}: {error}") from error
     return table
 
 
@@ -309,7 +316,7 @@ def record_of(settings: InterleaveSettings, found: Found) -> pl.DataFrame:
         "first_a": drawn["first_a"],
         "first_b": drawn["first_b"],
         "draws_p_value": drawn["p_value"],
-        **{name: count for name, count in found.done._asdict().items() if name != "rows"},
+        **{name: count for name, count in found.done._asdict().items() if name not in ("rows", "last")},
         "version": __version__,
     }
     return pl.DataFrame([row]).with_columns(
@@ -333,6 +340,6 @@ def summary_of(settings: InterleaveSettings, found: Found) -> Summary:
             if name not in ("verdict", "reasons")
         },
         "draws": found.drawn._asdict(),
-        "rows": {name: count for name, count in found.done._asdict().items() if name != "rows"},
+        "rows": {name: count for name, count in found.done._asdict().items() if name not in ("rows", "last")},
         "rows_quarantined": found.quarantine.height,
     }

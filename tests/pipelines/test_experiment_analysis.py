@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -61,6 +62,66 @@ def test_rows_after_the_planned_end_do_not_count(tmp_path) -> None:
     assert short["control"] < run(tmp_path)["treatments"]["new"]["metrics"]["plays"]["control"]
     with pytest.raises(NothingToDo, match="nobody was exposed before 2026-10-02"):
         run(tmp_path, ("planned_end", "2026-10-01"))
+
+
+def errors_of_one_variant(folder: Path, variant: str) -> dict:
+    """The experiment of 300 users of A and B each on five days, of whom those of B click more; one has an error per user."""
+    users = [f"u{place}" for place in range(600)]
+    start = datetime(2026, 11, 10, 9, tzinfo=UTC)
+    exposures = pl.DataFrame(
+        {
+            "user_id": users,
+            "variant": ["A", "B"] * 300,
+            "exposed_at": [start + timedelta(days=place % 5) for place in range(600)],
+        }
+    )
+    clicks = [
+        (user, "click", at + timedelta(hours=1))
+        for place, (user, arm, at) in enumerate(exposures.iter_rows())
+        for _ in range(place % 3 + 2 * (arm == "B"))
+    ]
+    errors = [(user, "error", at) for user, arm, at in exposures.iter_rows() if arm == variant]
+    outcomes = pl.DataFrame(clicks + errors, schema=["user_id", "metric", "occurred_at"], orient="row")
+    exposures.write_parquet(folder / "exposures.parquet")
+    outcomes.with_columns(value=1.0).write_parquet(folder / "outcomes.parquet")
+    (folder / "errors.yaml").write_text(
+        "workspace: workspace\n"
+        "exposures: {path: exposures.parquet, experiment: null}\n"
+        "outcomes: {path: outcomes.parquet}\n"
+        "control: A\n"
+        "planned_end: 2026-11-14\n"
+        "metrics:\n"
+        "  - {name: clicks, outcome: click, aggregate: count}\n"
+        "  - {name: errors, outcome: error, better: lower, guardrail: .05}\n"
+    )
+    return run(folder, config=folder / "errors.yaml")
+
+
+def test_a_guardrail_that_every_user_of_the_treatment_breaks_is_broken(tmp_path) -> None:
+    (found,) = errors_of_one_variant(tmp_path, "B")["treatments"].values()
+    assert found["verdict"] == "mixed"
+    assert found["metrics"]["errors"]["verdict"] == "broken"
+    assert (
+        "Guardrail errors: (+1), worse by more than 5.0%, constant in each arm: no interval."
+        in found["reasons"]
+    )
+    (found,) = errors_of_one_variant(tmp_path, "A")["treatments"].values()
+    assert (found["verdict"], found["metrics"]["errors"]["verdict"]) == ("better", "kept")
+
+
+@pytest.mark.parametrize("who", ["nobody", "u1"])
+def test_a_stray_row_of_the_future_does_not_end_an_experiment(who, tmp_path) -> None:
+    errors_of_one_variant(tmp_path, "B")
+    end = ("planned_end", "2026-11-16")
+    before = run(tmp_path, end, config=tmp_path / "errors.yaml")
+    outcomes = pl.read_parquet(tmp_path / "outcomes.parquet")
+    stray = outcomes.head(1).with_columns(
+        user_id=pl.lit(who), occurred_at=pl.col("occurred_at") + timedelta(days=60)
+    )
+    outcomes.vstack(stray).write_parquet(tmp_path / "outcomes.parquet")
+    after = run(tmp_path, end, config=tmp_path / "errors.yaml")
+    assert (after["reading"], after["days"]) == ("always", 5)
+    assert after == before
 
 
 def test_the_sample_experiment_is_what_its_generator_makes() -> None:

@@ -148,6 +148,25 @@ def test_a_rerun_replaces_its_rows_and_before_the_end_the_band_decides(folder) -
         assert connection.sql("SELECT count(*) FROM interleavings").fetchall() == [(2,)]
 
 
+def test_a_stray_row_of_the_future_does_not_end_it(folder) -> None:
+    given, end = clicks(folder, merged(folder)), ("planned_end", "2026-11-05")
+    before = run(folder, given, end)
+    names = ("user_id", "item_id", "occurred_at", "kind")
+    assert tuple((folder / "clicks.csv").read_text().splitlines()[0].split(",")) == names
+    with (folder / "clicks.csv").open("a") as file:
+        # Of nobody with a list, after the end and before; and of one with a list, on another item.
+        file.write("nobody,1,2027-01-02T09:00:00.000000+0000,click\n")
+        file.write("nobody,1,2026-11-05T09:00:00.000000+0000,click\n")
+        file.write("u1,999,2026-11-05T09:00:00.000000+0000,click\n")
+    after = run(folder, given, end)
+    assert after["rows"]["of_others"] == before["rows"]["of_others"] + 1
+    assert (after["reading"], before["reading"]) == ("always", "always")
+    assert after["deciding"] == before["deciding"]
+    with duckdb.connect(str(folder / "workspace" / "experiments.duckdb"), read_only=True) as connection:
+        (found,) = connection.sql("SELECT DISTINCT epoch(last_row) FROM interleavings").fetchall()
+    assert found[0] == datetime(2026, 11, 3, 9, tzinfo=UTC).timestamp()
+
+
 def test_the_sides_exchanged_exchange_the_verdict(folder) -> None:
     text = (
         (folder / "merge.yaml")

@@ -1,6 +1,7 @@
 """The whole analysis of an experiment: every metric of every treatment, guardrails, segments, and a verdict with its reasons."""
 
 from collections.abc import Mapping, Sequence
+from math import isclose
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -21,6 +22,7 @@ BETTER, WORSE, MIXED = "better", "worse", "mixed"
 NO_DIFFERENCE, NOT_TRUSTED = "no difference shown", "not to be trusted"
 KEPT, BROKEN, NOT_SHOWN = "kept", "broken", "not shown"
 TOO_FEW, NO_DATA, WAIT = "too few users", "no data", "wait for the end"
+CONSTANT = "constant"  # in each variant, so that there is no interval and no p-value
 
 EFFECTS: Mapping[str, type[pl.DataType]] = {
     "treatment": pl.String,
@@ -107,7 +109,7 @@ def analyse(
         verdict, reasons = _verdict(rows, metrics, rules, ratio.p_value, passed, crossed_share)
         effects += [
             {**row, "verdict": NOT_TRUSTED}
-            if verdict == NOT_TRUSTED and row["verdict"] not in (TOO_FEW, NO_DATA)
+            if verdict == NOT_TRUSTED and row["verdict"] not in (TOO_FEW, NO_DATA, CONSTANT)
             else row
             for row in (*rows, *parts)
         ]
@@ -189,7 +191,7 @@ def _effects(
                 pages.append(seen.with_columns(treatment=pl.lit(treatment), metric=pl.lit(metric.name)).select(
                     "treatment", "metric", *seen.columns
                 ))  # fmt: skip
-        if metric.margin is not None and once.p_value is not None:
+        if metric.margin is not None and (once.constant or once.p_value is not None):
             row |= _guardrail(table, users, metric, once, control, treatment, rules)
         rows.append(row)
     return rows, pl.concat(pages, how="diagonal_relaxed")
@@ -225,16 +227,23 @@ def _guardrail(
     """Whether treatment is shown to be within the margin, or beyond it: treatment - (1 -+ margin) control, by the same interval.
 
     Each side is a one-sided test at (1 - level) / 2. Guardrails are no members of a family: all of them have to be kept.
+    Of a metric that is constant in each variant there is no interval, and the difference itself decides.
     """
     assert metric.margin is not None
     sign = -1.0 if metric.lower_is_better else 1.0
+    height = 1.0 if (once.control or 0.0) >= 0.0 else -1.0  # below zero, worse lies further from it
+    share = 1.0 - sign * height * metric.margin
+    if once.constant:
+        assert once.control is not None
+        assert once.treatment is not None
+        edge = share * once.control
+        beyond = sign * (once.treatment - edge) < 0.0 and not isclose(once.treatment, edge)
+        return {"within": not beyond, "beyond": beyond}
     if metric.kind == "quantile":
         if once.relative_low is None or once.relative_high is None:
             return {"within": False, "beyond": False}
         edges = sorted((sign * once.relative_low, sign * once.relative_high))
         return {"within": edges[0] > -metric.margin, "beyond": edges[1] < -metric.margin}
-    height = 1.0 if (once.control or 0.0) >= 0.0 else -1.0  # below zero, worse lies further from it
-    share = 1.0 - sign * height * metric.margin
     if rules.reading == "once":
         found = contrast(*of_pair(users, control, treatment), share)
         low, high = (float(edge) for edge in found.interval(rules.level))
@@ -262,7 +271,7 @@ def _judged(
     lower = {metric.name: metric.lower_is_better for metric in metrics}
 
     def enough(row: dict[str, object]) -> bool:
-        return min(_int(row["users_control"]), _int(row["users_treatment"])) >= rules.min_users
+        return min(_int(row["users_control"]), _int(row["users_treatment"])) >= _least_users(rules)
 
     def p_of(row: dict[str, object]) -> float | None:
         if row["guardrail"] or not enough(row) or (row["kind"] == "quantile" and rules.reading == "always"):
@@ -274,8 +283,11 @@ def _judged(
     judged = []
     for row, p in zip(rows, adjusted, strict=True):
         within, beyond = bool(row.pop("within", False)), bool(row.pop("beyond", False))
+        constant = bool(row.pop("constant"))
         if not enough(row):
             verdict = TOO_FEW
+        elif constant:
+            verdict = (BROKEN if beyond else KEPT) if row["guardrail"] else CONSTANT
         elif row["p_value"] is None:
             verdict = NO_DATA
         elif row["kind"] == "quantile" and rules.reading == "always":
@@ -313,9 +325,13 @@ def _verdict(
         )
     if all(row["verdict"] == TOO_FEW for row in rows):
         least = min(_int(rows[0]["users_control"]), _int(rows[0]["users_treatment"]))
-        doubts.append(f"The smaller variant has {least:,} users; at least {rules.min_users:,} are asked for.")
-    elif all(row["verdict"] in (NO_DATA, TOO_FEW) for row in rows):
-        doubts.append("No user has any outcome after its exposure.")
+        doubts.append(
+            f"The smaller variant has {least:,} users; at least {_least_users(rules):,} are asked for."
+        )
+    elif all(row["verdict"] == NO_DATA and _is_zero(row) for row in rows):
+        doubts.append("No user has any outcome other than 0 after its exposure.")
+    elif all(row["verdict"] in (NO_DATA, CONSTANT) for row in rows):
+        doubts += [_sentence(row, rules, None) for row in rows]
     told = [_sentence(row, rules, margins.get(str(row["metric"]))) for row in rows]
     if doubts:
         return NOT_TRUSTED, doubts
@@ -335,24 +351,35 @@ def _sentence(row: Mapping[str, object], rules: Rules, margin: float | None) -> 
     change = "" if row["relative"] is None else f" {_float(row['relative']):+.1%}"
     prefix = "" if row["reading"] == "once" else "always_"
     low, high = row.get(f"{prefix}low"), row.get(f"{prefix}high")
-    between = ""
+    between = constant = ""
     if isinstance(low, float) and isinstance(high, float):
         between = f" ({_float(row['effect']):+.4g}, {rules.level:.0%} interval {low:+.4g} to {high:+.4g})"
+    elif row["p_value"] is None and verdict in (KEPT, BROKEN, CONSTANT):
+        between = f" ({_float(row['effect']):+.4g})"
+        constant = ", constant in each arm: no interval"
     match verdict:
         case "better" | "worse":
             return (
                 f"{name}:{change}{between}, {verdict}; p = {_float(row['p_adjusted']):.2g} after correction."
             )
         case "kept":
-            return f"Guardrail {name}:{change}{between}, not worse by more than {margin:.1%}."
+            return f"Guardrail {name}:{change}{between}, not worse by more than {margin:.1%}{constant}."
         case "broken":
-            return f"Guardrail {name}:{change}{between}, worse by more than {margin:.1%}."
+            return f"Guardrail {name}:{change}{between}, worse by more than {margin:.1%}{constant}."
         case "not shown":
             return f"Guardrail {name}:{change}{between}, not shown to be within {margin:.1%}: it may be worse than that."
         case "too few users":
             return f"{name}: too few users to say anything."
         case "no data":
-            return f"{name}: nothing happened that could be compared."
+            what = f"Guardrail {name}" if row["guardrail"] else name
+            unsaid = "whether it is kept cannot be said" if row["guardrail"] else "nothing can be compared"
+            if row["effect"] is None:
+                return f"{what}: what it is divided by adds up to 0 in a variant; {unsaid}."
+            if _is_zero(row):
+                return f"{what}: 0 for every user of both variants; {unsaid}."
+            return f"{what}: there is no variance to tell an interval from; {unsaid}."
+        case "constant":
+            return f"{name}:{change}{between}{constant}."
         case "wait for the end":
             return f"{name}:{change}; a quantile may be read once only, at the planned end, and waits for it."
     least = row.get("minimum_detectable")
@@ -360,6 +387,16 @@ def _sentence(row: Mapping[str, object], rules: Rules, margin: float | None) -> 
     if isinstance(least, float):
         seen = f"; an effect of {least:.4g}{_of_control(least, row)} would have been seen with probability {rules.power:.0%}"
     return f"{name}:{change}{between}, no difference shown{seen}."
+
+
+def _is_zero(row: Mapping[str, object]) -> bool:
+    """Whether both variants have 0."""
+    return row["control_mean"] == 0.0 == row["treatment_mean"]
+
+
+def _least_users(rules: Rules) -> int:
+    """Of each variant, for anything to be said: of one user there is no variance."""
+    return max(rules.min_users, 2)
 
 
 def _of_control(amount: float, row: Mapping[str, object]) -> str:

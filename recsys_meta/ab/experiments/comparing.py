@@ -1,6 +1,7 @@
 """A treatment against control on a table of users: tea-tasting's means, ratios, CUPED, sample ratios and corrections."""
 
 from collections.abc import Mapping, Sequence
+from math import isclose
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,12 +15,15 @@ from recsys_meta.ab.experiments.quantiles import quantile_difference
 
 Correction = Literal["holm", "benjamini-hochberg", "none"]
 
+_ROUNDING = 1e-12  # of the largest number in it, up to which the users of a variant are all alike
+
 
 class Compared(NamedTuple):
     """One metric of one treatment against control, read once. None where it cannot be said."""
 
     users_control: int
     users_treatment: int
+    constant: bool  # users of each variant are all alike, and not all are 0: an effect without an interval
     control: float | None  # mean, ratio or quantile; adjusted by the covariate where there is one
     treatment: float | None
     effect: float | None
@@ -38,7 +42,16 @@ def compare(
     arms = [users.filter(pl.col("variant") == variant) for variant in (control, treatment)]
     counts = (arms[0].height, arms[1].height)
     if min(counts) < 2:
-        return Compared(*counts, *[None] * 9)
+        return _compared(counts, [None] * 9)
+    if any(arm["denominator"].sum() == 0.0 for arm in arms):
+        return _compared(counts, [None] * 9)
+    if all((arm["numerator"] == 0.0).all() for arm in arms):
+        return _compared(counts, [0.0, 0.0, 0.0, *[None] * 6])
+    first, second = (_constant(arm, metric) for arm in arms)
+    if first is not None and second is not None:
+        effect = 0.0 if isclose(first, second, rel_tol=_ROUNDING) else second - first
+        numbers = [first, second, effect, None, None, effect / first if first else None, *[None] * 3]
+        return _compared(counts, numbers, constant=True)
     if metric.kind == "quantile":
         values = [arm["numerator"].to_numpy() for arm in arms]
         found = quantile_difference(values[0], values[1], metric.quantile, level=level)
@@ -47,11 +60,7 @@ def compare(
         numbers = [found.control, found.treatment, effect, found.low, found.high, relative]
         return _compared(counts, [*numbers, found.relative_low, found.relative_high, found.p_value])
     aggregates = {name: _aggregates(arm) for name, arm in zip((control, treatment), arms, strict=True)}
-    if all(part.mean("numerator") == 0 == part.var("numerator") for part in aggregates.values()):
-        return _compared(counts, [0.0, 0.0, 0.0, *[None] * 6])
-    if any(part.mean("denominator") == 0 for part in aggregates.values()):
-        return _compared(counts, [None] * 9)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of users who are all alike: NaN, said as None
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is no number is said as None
         result = _tea_tasting(metric, level).analyze(aggregates, control, treatment)
     return _compared(
         counts,
@@ -117,6 +126,14 @@ def _tea_tasting(metric: Metric, level: float) -> Any:
     return tt.Mean("numerator", covariate, confidence_level=level)
 
 
+def _constant(arm: pl.DataFrame, metric: Metric) -> float | None:
+    """The number, or the ratio, that every user of a variant has, but for rounding; None: they differ."""
+    above = arm["numerator"].to_numpy()
+    below = arm["denominator"].to_numpy() if metric.kind == "ratio" else np.ones(len(above))
+    value = float(above.sum() / below.sum())
+    return value if np.abs(above - value * below).max() <= _ROUNDING * np.abs(above).max() else None
+
+
 def _aggregates(arm: pl.DataFrame) -> Any:
     """Count, means, variances and covariances of one variant."""
     names = ["numerator", "denominator", "covariate"]
@@ -134,9 +151,11 @@ def _aggregates(arm: pl.DataFrame) -> Any:
     )
 
 
-def _compared(counts: tuple[int, int], numbers: Sequence[float | None]) -> Compared:
+def _compared(
+    counts: tuple[int, int], numbers: Sequence[float | None], *, constant: bool = False
+) -> Compared:
     """The numbers, with None in the place of what is none."""
-    return Compared(*counts, *(_finite(number) for number in numbers))
+    return Compared(*counts, constant, *(_finite(number) for number in numbers))
 
 
 def _finite(number: float | None) -> float | None:

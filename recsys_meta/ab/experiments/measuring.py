@@ -20,6 +20,7 @@ class Daily(NamedTuple):
     before_exposure: int  # rows of users of the experiment that lie before their first exposure
     of_others: int  # rows of users who do not take part
     too_late: int  # rows after the end, or beyond the window of their user
+    last: datetime | None  # row of a user of the experiment, neither early nor after the end; None: none
 
 
 def daily(
@@ -44,6 +45,8 @@ def daily(
     late = pl.lit(False)
     if until is not None:
         late = late | (pl.col("occurred_at") >= until)
+    last = joined.filter(~early & ~late)["occurred_at"].max()
+    assert last is None or isinstance(last, datetime)
     if window is not None:
         late = late | (pl.col("occurred_at") >= pl.col("exposed_at") + window)
     told = joined.select(early=early.sum(), late=(late & ~early).sum()).row(0)
@@ -57,7 +60,7 @@ def daily(
         )
         .sort(USER_ID, "metric", "day")
     )
-    return Daily(rows, told[0], outcomes.height + shown.height - joined.height, told[1])
+    return Daily(rows, told[0], outcomes.height + shown.height - joined.height, told[1], last)
 
 
 def before(

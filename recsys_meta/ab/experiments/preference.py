@@ -45,6 +45,7 @@ class Credited(NamedTuple):
     too_early: int  # rows of users with lists, before the first of these
     of_others: int  # rows of users without any list
     too_late: int  # rows after the end
+    last: datetime | None  # row on an item of the list in force; None: there is none
 
 
 class Preference(NamedTuple):
@@ -105,7 +106,7 @@ def credited(lists: pl.DataFrame, outcomes: pl.DataFrame, *, until: datetime | N
     mine = counted.join(shown.select(USER_ID).unique(), on=USER_ID, how="semi")
     # Sorted by day, which is all that the join asks for; polars cannot check it user by user, and would say so.
     placed = (
-        mine.select(USER_ID, ITEM_ID, "value", pl.col("occurred_at").dt.date().alias("day"))
+        mine.select(USER_ID, ITEM_ID, "value", "occurred_at", pl.col("occurred_at").dt.date().alias("day"))
         .sort("day")
         .join_asof(shown, left_on="day", right_on="shown", by=USER_ID, check_sortedness=False)
     )
@@ -125,6 +126,8 @@ def credited(lists: pl.DataFrame, outcomes: pl.DataFrame, *, until: datetime | N
         )
         .sort(USER_ID, "day")
     )
+    last = on_list["occurred_at"].max()
+    assert last is None or isinstance(last, datetime)
     return Credited(
         rows,
         on_list.height,
@@ -134,6 +137,7 @@ def credited(lists: pl.DataFrame, outcomes: pl.DataFrame, *, until: datetime | N
         placed.height - in_force.height,
         counted.height - mine.height,
         outcomes.height - counted.height,
+        last,
     )
 
 

@@ -109,6 +109,89 @@ def test_a_guardrail_is_kept_broken_or_not_shown(reading, sign, effect, guarded,
     assert verdict(analysis)[0] == whole
 
 
+def constant(control: float, treatment: float) -> pl.DataFrame:
+    """Every user of a variant has the same number."""
+    return moves().with_columns(
+        numerator=pl.when(pl.col("variant") == "A").then(control).otherwise(treatment)
+    )
+
+
+@pytest.mark.parametrize("reading", ["once", "always"])
+@pytest.mark.parametrize("kind", ["mean", "ratio", "quantile"])
+@pytest.mark.parametrize(
+    ("lower", "control", "treatment", "guarded", "whole"),
+    [
+        (True, 0.0, 1.0, "broken", "mixed"),
+        (True, 1.0, 0.0, "kept", "better"),
+        (False, 1.0, 0.0, "broken", "mixed"),
+        (False, 0.0, 1.0, "kept", "better"),
+        (False, 1.0, 0.95, "kept", "better"),
+        (False, 1.0, 0.94, "broken", "mixed"),
+        (False, -1.0, -1.06, "broken", "mixed"),
+        (True, 0.3, 0.1 + 0.2, "kept", "better"),
+    ],
+)
+def test_a_guardrail_that_is_constant_in_each_variant_is_judged_by_the_difference(
+    reading, kind, lower, control, treatment, guarded, whole
+) -> None:
+    guard = GUARD._replace(lower_is_better=lower, kind=kind)
+    analysis = found({M: moves(0.6), guard: constant(control, treatment)}, Rules(reading))
+    row = analysis.effects.row(1, named=True)
+    assert (row["verdict"], row["low"], row["p_value"], row["p_adjusted"]) == (guarded, None, None, None)
+    said, reasons = verdict(analysis)
+    assert said == whole
+    assert "constant in each arm: no interval" in reasons
+
+
+def test_a_broken_constant_guardrail_beside_nothing_better_is_worse() -> None:
+    guard = GUARD._replace(lower_is_better=True)
+    assert verdict(found({M: moves(), guard: constant(0.0, 1.0)}))[0] == "worse"
+
+
+@pytest.mark.parametrize("reading", ["once", "always"])
+def test_a_constant_metric_is_told_and_never_called_better_or_worse(reading) -> None:
+    for kind in ("mean", "ratio", "quantile"):
+        alone = found({M._replace(kind=kind): constant(1.0, 2.0)}, Rules(reading))
+        assert verdict(alone) == (
+            "not to be trusted", "plays: +100.0% (+1), constant in each arm: no interval.",
+        )  # fmt: skip
+        assert alone.effects["verdict"].to_list() == ["constant"]
+        assert alone.effects["p_adjusted"].to_list() == [None]
+    other = found({M: moves(0.6), M._replace(name="other"): constant(1.0, 0.0)}, Rules(reading))
+    assert verdict(other)[0] == "better"
+    assert "other: -100.0% (-1), constant in each arm: no interval." in verdict(other)[1]
+
+
+def test_a_guardrail_of_which_nothing_is_known_is_a_caveat() -> None:
+    said, reasons = verdict(found({M: moves(0.6), GUARD: constant(0.0, 0.0)}))
+    assert said == "better"
+    assert (
+        "Guardrail minutes: 0 for every user of both variants; whether it is kept cannot be said." in reasons
+    )
+
+
+def test_what_cannot_be_compared_is_told_as_it_is() -> None:
+    ratio = M._replace(name="rate", kind="ratio")
+    unseen = moves().with_columns(denominator=pl.lit(0.0))
+    said, reasons = verdict(found({ratio: unseen}))
+    assert said == "not to be trusted"
+    assert reasons == "rate: what it is divided by adds up to 0 in a variant; nothing can be compared."
+    both = verdict(found({ratio: unseen, M: constant(0.0, 0.0)}))[1]
+    assert "No user has any outcome" not in both
+    assert "plays: 0 for every user of both variants; nothing can be compared." in both
+    guard = GUARD._replace(kind="ratio")
+    said, reasons = verdict(found({M: moves(0.6), guard: unseen}))
+    assert said == "better"
+    assert "adds up to 0 in a variant; whether it is kept cannot be said." in reasons
+
+
+def test_one_user_of_a_variant_is_too_few_whatever_is_asked_for() -> None:
+    single = moves(users=2).with_columns(variant=pl.Series(["A", "B"]))
+    said, reasons = verdict(found({M: single}, ONCE._replace(min_users=1)))
+    assert said == "not to be trusted"
+    assert "The smaller variant has 1 users; at least 2 are asked for." in reasons
+
+
 def test_a_guardrail_asks_what_a_test_of_the_margin_asks() -> None:
     from scipy import stats
 

@@ -77,6 +77,7 @@ def test_what_cannot_be_compared_has_no_figures() -> None:
     assert (alike.effect, alike.low, alike.p_value) == (0.0, None, None)
     apart = users.with_columns(numerator=pl.when(pl.col("variant") == "A").then(0.0).otherwise(1.0))
     assert compare(apart, Metric("m", "m"), "A", "B").p_value is None
+    assert (nothing.constant, alike.constant) == (False, True)
     only_b = users.with_columns(
         numerator=pl.when(pl.col("variant") == "A").then(0.0).otherwise(pl.col("numerator"))
     )
@@ -85,6 +86,18 @@ def test_what_cannot_be_compared_has_no_figures() -> None:
     assert found.relative is None
     unseen = compare(users.with_columns(denominator=pl.lit(0.0)), Metric("m", "m", "ratio"), "A", "B")
     assert (unseen.effect, unseen.p_value) == (None, None)
+
+
+@pytest.mark.parametrize("kind", ["mean", "ratio", "quantile"])
+def test_a_metric_that_is_constant_in_each_variant_has_an_effect_and_no_interval(kind) -> None:
+    is_a, below = pl.col("variant") == "A", pl.col("denominator") if kind == "ratio" else pl.lit(1.0)
+    users = made_users(200).with_columns(numerator=pl.when(is_a).then(0.3).otherwise(0.1 + 0.5) * below)
+    found = compare(users, Metric("m", "m", kind, covariate="interactions"), "A", "B")
+    assert found.constant
+    assert (found.effect, found.relative) == pytest.approx((0.3, 1.0))
+    assert (found.low, found.high, found.relative_low, found.p_value) == (None, None, None, None)
+    one = users.with_columns(numerator=pl.col("numerator") + (pl.col("user_id") == 0))
+    assert not compare(one, Metric("m", "m", kind), "A", "B").constant
 
 
 def test_the_sample_ratio_is_an_exact_binomial_test_of_few_users_and_its_normal_form_of_many() -> None:

@@ -68,6 +68,14 @@ def test_nothing_counts_from_the_end_on_nor_beyond_a_users_window() -> None:
     assert daily(PEOPLE, EXPOSURES, OUTCOMES, until=at(32)).too_late == 2
 
 
+def test_the_last_row_is_of_a_user_who_takes_part_and_before_the_end() -> None:
+    stray = OUTCOMES.vstack(OUTCOMES.filter(user_id="z").with_columns(occurred_at=pl.lit(at(1000), INSTANT)))
+    assert daily(PEOPLE, EXPOSURES, stray).last == at(80)
+    assert daily(PEOPLE, EXPOSURES, stray, until=at(80)).last == at(32)
+    assert daily(PEOPLE, EXPOSURES, stray, window=timedelta(hours=1)).last == at(80), "the log goes so far"
+    assert daily(PEOPLE, EXPOSURES, stray, until=at(1)).last is None
+
+
 def test_a_step_is_what_a_day_adds() -> None:
     rows = daily(PEOPLE, EXPOSURES, OUTCOMES).rows
     found = steps(PEOPLE, rows, Metric("m", "play", "ratio"), None)

@@ -92,6 +92,7 @@ def test_what_is_done_is_credited_to_the_list_in_force_and_the_rest_is_counted()
     ]
     counts = found._asdict()
     del counts["rows"]
+    assert counts.pop("last") == moment(2, 0), "neither too late nor without a list, nor on another item"
     assert counts == {
         "outcomes": 5, "uncredited": 1, "not_listed": 2, "users_not_listed": 1, "too_early": 1, "of_others": 1, "too_late": 1,
     }  # fmt: skip
