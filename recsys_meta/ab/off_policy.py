@@ -9,6 +9,7 @@ import polars as pl
 from recsys_meta.ab import reward_models
 from recsys_meta.ab.diagnostics import Diagnostics, diagnose, weight_distribution
 from recsys_meta.ab.estimators.registry import available
+from recsys_meta.ab.estimators.replay import matches_alike
 from recsys_meta.ab.estimators.sample import (
     Codes,
     Contributions,
@@ -22,10 +23,12 @@ from recsys_meta.ab.estimators.sample import (
 from recsys_meta.ab.intervals import MEANT, Kind, Resamples, interval, resamples
 from recsys_meta.ab.logged_actions import POSITION, LoggedActions, Origin
 from recsys_meta.ab.policies import Policy, supported_share, target_probabilities
-from recsys_meta.ab.verdict import AGREEMENT, WORDS, WORTH, Limits, Verdict, judge
+from recsys_meta.ab.verdict import AGREEMENT, WORDS, WORTH, Limits, Verdict, judge, left_out_words
 
 DEFAULT_KIND: Kind = "studentized"  # docs/offline_ab.md says by what measurement
-ANSWERS: Sequence[str] = ("DR", "SNIPS", "Replay")  # which estimate is the answer: the first that there is
+# Which estimate is the answer: the first that there is. Replay only where the actions that match were logged alike.
+ANSWERS: Sequence[str] = ("DR", "SNIPS", "Replay")
+_UNLIKE = "no answer here: the propensities of the actions that match differ"
 
 ESTIMATES: Mapping[str, type[pl.DataType]] = {
     "policy": pl.String,
@@ -37,7 +40,7 @@ ESTIMATES: Mapping[str, type[pl.DataType]] = {
     "interval": pl.String,  # kind
     "level": pl.Float64,
     "setting": pl.Float64,  # what a tuned estimator chose, or what was fixed; null elsewhere
-    "is_answer": pl.Boolean,  # false for all where the verdict is "not identified"
+    "is_answer": pl.Boolean,  # false for all where the verdict is "not identified", or none that was asked for can be it
     "note": pl.String,  # what the interval does not know, and what it is worth where the verdict is not "trustworthy"
 }
 
@@ -63,6 +66,7 @@ class OffPolicy(NamedTuple):
     drawn: Resamples
     rows: Numbers  # [U], logged rows (or slates) of each user
     unit: str = "row"  # or "slate": what values are per
+    answers: Sequence[str] = ()  # estimators that may be the answer here, asked for or not, the better first
 
     @property
     def answer(self) -> dict[str, Any] | None:
@@ -101,13 +105,15 @@ def off_policy(
     """
     sample = sample_of(logs, policy, models, estimators)
     drawn = drawn or resamples(int(sample.users.max()) + 1, draws, seed)
-    found = [
-        (estimator.name, *estimator.applied(sample, fixed or {}))
-        for estimator in available(sample)
-        if estimators is None or estimator.name in estimators
-    ]
+    answers = [name for name in ANSWERS if name != "Replay" or matches_alike(sample)]
+    found = []
+    for estimator in available(sample):
+        if estimators is None or estimator.name in estimators:
+            contributions, note = estimator.applied(sample, fixed or {})
+            unlike = estimator.name == "Replay" and "Replay" not in answers
+            found.append((estimator.name, contributions, _joined(note, _UNLIKE if unlike else "")))
     evidence = Evidence(sample, logs.clustered, logs.origin, supported_share(policy, logs), "row")
-    return evaluated(policy, evidence, found, ANSWERS, kind, level, drawn, limits)
+    return evaluated(policy, evidence, found, answers, kind, level, drawn, limits)
 
 
 class Evidence(NamedTuple):
@@ -118,6 +124,7 @@ class Evidence(NamedTuple):
     origin: Origin
     support: float | None
     unit: str  # "row" or "slate": what the value is per
+    left_out: int = 0  # units that are not in the sample, because rows of them are missing
 
 
 def evaluated(
@@ -130,13 +137,18 @@ def evaluated(
     drawn: Resamples,
     limits: Limits | None,
 ) -> OffPolicy:
-    """Intervals, diagnostics and verdict of estimates. found: name, contributions, and what the interval does not know."""
+    """Intervals, diagnostics and verdict of estimates.
+
+    found: name, contributions, and what the interval does not know.
+    answers: names of those that may be the answer, the better first.
+    """
     sample = evidence.sample
     n_users = int(sample.users.max()) + 1
     diagnostics = diagnose(
         sample, evidence.clustered, evidence.origin, evidence.support, kind=kind, drawn=drawn, level=level
     )
-    verdict = judge(diagnostics, limits)
+    verdict = judge(diagnostics, limits, evidence.left_out)
+    left_out = left_out_words(evidence.left_out, diagnostics.rows) if evidence.left_out else ""
     answer = next((name for name in answers if name in {name for name, _, _ in found}), None)
     rows, sums = [], {}
     for name, contributions, note in found:
@@ -146,13 +158,15 @@ def evaluated(
         said = (
             AGREEMENT
             if sample.propensities is None
-            else _joined(note, MEANT.get(kind, ""), WORTH[verdict.word])
+            else _joined(note, left_out, MEANT.get(kind, ""), WORTH[verdict.word])
         )
         rows.append(row | {"setting": contributions.setting, "is_answer": is_answer, "note": said})
     weights = weight_distribution(sample.weights if sample.propensities is not None else np.empty(0))
     behind = per_user(sample.users, None, n_users)
     estimates = pl.DataFrame(rows, schema=dict(ESTIMATES))
-    return OffPolicy(policy, estimates, diagnostics, verdict, weights, sums, drawn, behind, evidence.unit)
+    return OffPolicy(
+        policy, estimates, diagnostics, verdict, weights, sums, drawn, behind, evidence.unit, answers
+    )
 
 
 def compare(
@@ -160,11 +174,11 @@ def compare(
 ) -> pl.DataFrame:
     """The paired difference, left minus right, by every estimator that both have. Columns of ESTIMATES.
 
-    Both must be of the same logs with the same resamples. No difference is an answer where one of the two is not identified.
+    Both must be of the same logs with the same resamples. No difference is an answer where one of the two is not identified, nor
+    by an estimator that is no answer for one of them.
     """
     names = [name for name in left.sums if name in right.sums]
-    answers = [*left.estimates.filter("is_answer")["estimator"], *ANSWERS]
-    answer = next((name for name in answers if name in names), None)
+    answer = next((name for name in left.answers if name in right.answers and name in names), None)
     worse = max(left, right, key=lambda found: WORDS.index(found.verdict.word))
     rows = []
     for name in names:

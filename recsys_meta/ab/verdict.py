@@ -32,6 +32,7 @@ class Limits(NamedTuple):
     largest_share: tuple[float, float] = (0.02, 0.3)  # one row that decides the answer
     users: tuple[float, float] = (50.0, 10.0)  # intervals rest on them being many
     mean_weight: tuple[float, float] = (1.0, 1.25)  # factor off 1, where its interval leaves 1 out
+    left_out: tuple[float, float] = (0.01, 1.0)  # share of the slates that lack rows
 
 
 class _Sign(Protocol):
@@ -52,8 +53,8 @@ class Verdict(NamedTuple):
         return self.word != "not identified"
 
 
-def judge(found: Diagnostics, limits: Limits | None = None) -> Verdict:
-    """The verdict on one policy over one set of logs: the worst of all signs."""
+def judge(found: Diagnostics, limits: Limits | None = None, left_out: int = 0) -> Verdict:
+    """The verdict on one policy over one set of logs: the worst of all signs. left_out: slates that found does not count."""
     limits = limits or Limits()
     doubts: list[str] = []
     denials: list[str] = []
@@ -74,6 +75,8 @@ def judge(found: Diagnostics, limits: Limits | None = None) -> Verdict:
             f"{unseen:.1%} of what the policy would show never occurs in the logs at that position",
         )
     sign(found.users, limits.users, f"only {found.users:,} users stand behind the number")
+    share = left_out / (found.rows + left_out) if left_out else 0.0
+    sign(share, limits.left_out, left_out_words(left_out, found.rows), above=True)
     if found.overlap is None:
         denials.append(f"there are no propensities: {AGREEMENT}")
     else:
@@ -93,6 +96,12 @@ def judge(found: Diagnostics, limits: Limits | None = None) -> Verdict:
     assert overlap is not None  # without propensities there is a denial
     reason = f"{overlap.effective_rows:,.0f} effective rows, mean weight {overlap.mean_weight:.3f}"
     return Verdict("trustworthy", (reason,))
+
+
+def left_out_words(left_out: int, rows: int) -> str:
+    """How many slates lack rows. left_out: these; rows: the slates that are valued."""
+    total = rows + left_out
+    return f"{left_out:,} of {total:,} slates ({left_out / total:.2%}) lack rows and are left out whole"
 
 
 def _weigh(found: Diagnostics, overlap: Overlap, limits: Limits, sign: _Sign) -> None:

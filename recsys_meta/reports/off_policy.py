@@ -35,6 +35,8 @@ def headline(found: OffPolicy) -> str:
         return (
             f"Without propensities the logs do not identify what {name!r} would earn: {AGREEMENT}; {logged}."
         )
+    if answer is None and found.verdict.answers:
+        return f"{_unanswered(found.answers)}, so what {name!r} would earn is not said; {logged}."
     if answer is None:
         return f"These logs do not identify what {name!r} would earn: no estimate is an answer; {logged}."
     return (
@@ -49,6 +51,9 @@ def difference_headline(told: Told) -> str | None:
         return None
     left, right = told.target.policy.name, told.against.policy.name
     chosen = told.differences.filter("is_answer")
+    if chosen.is_empty() and told.target.verdict.answers and told.against.verdict.answers:
+        both = [name for name in told.target.answers if name in told.against.answers]
+        return f"{_unanswered(both)}, so whether {left!r} is better than {right!r} is not said."
     if chosen.is_empty():
         return f"Whether {left!r} is better than {right!r} is not identified by these logs."
     row = chosen.row(0, named=True)
@@ -59,6 +64,11 @@ def difference_headline(told: Told) -> str | None:
         words = "is worse than"
     interval = f"{row['level']:.0%} interval {_interval(row)}, paired"
     return f"{left!r} {words} {right!r}: difference {row['value']:+.6g} ({interval})."
+
+
+def _unanswered(answers: Sequence[str]) -> str:
+    """What is said where the logs are good enough and the estimators are not those that are given as an answer."""
+    return f"None of the estimators asked for is given as an answer (those that are: {', '.join(answers)})"
 
 
 # Markdown -----------------------------------------------------------------------------------------------------------
@@ -258,6 +268,8 @@ def _fact_table(found: OffPolicy) -> str:
 
 def _forest_note(found: OffPolicy) -> str:
     said = "not identified: none of these is an answer" if found.answer is None else "in colour the answer"
+    if found.answer is None and found.verdict.answers:
+        said = "none of these is given as an answer"
     return f"{said}; dashed: what was logged earned {_number(found.diagnostics.logged_value)}"
 
 

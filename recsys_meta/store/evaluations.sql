@@ -93,7 +93,7 @@ CREATE TABLE IF NOT EXISTS off_policy_estimates ( -- the id is that of the analy
     "interval" VARCHAR NOT NULL, -- its method
     level DOUBLE NOT NULL,
     setting DOUBLE, -- what a tuned estimator chose
-    is_answer BOOLEAN NOT NULL, -- false everywhere where the verdict is "not identified"
+    is_answer BOOLEAN NOT NULL, -- false everywhere where the verdict is "not identified", or none that was asked for can be it
     note VARCHAR NOT NULL
 );
 CREATE TABLE IF NOT EXISTS off_policy_diagnostics (

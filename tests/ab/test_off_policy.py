@@ -1,11 +1,13 @@
 """Off-policy evaluation as a whole: the truth is found where it can be, and no answer is given where it cannot."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from recsys_meta.ab.intervals import KINDS, MEANT
 from recsys_meta.ab.logged_actions import logged_actions
 from recsys_meta.ab.off_policy import ESTIMATES, compare, fitted_models, off_policy
+from recsys_meta.ab.policies import from_table, uniform
 from recsys_meta.ab.synthetic_logs import SITUATION, WORLDS, policy_of, world
 from recsys_meta.ab.verdict import AGREEMENT
 
@@ -75,6 +77,54 @@ def test_an_interval_that_does_not_hold_as_often_as_it_says_says_so(logs, kind):
 def test_only_the_estimators_that_were_named_are_computed(logs):
     found = off_policy(logs, WORLD.policy, estimators=["SNIPS", "DM"], draws=200)
     assert found.estimates["estimator"].to_list() == ["SNIPS"]
+
+
+def four_items(logging):
+    """Ten rows of each of 400 users; clicks .1, .2, .3, .4, so that uniformly drawn items earn .25."""
+    generator = np.random.default_rng(0)
+    items = generator.choice(4, 4000, p=logging)
+    clicks = (generator.random(4000) < 0.1 * (items + 1)).astype(float)
+    columns = {"user_id": np.arange(4000) // 10, "item_id": items, "reward": clicks}
+    return logged_actions(pl.DataFrame(columns | {"propensity": np.array(logging)[items]}))
+
+
+def always(item):
+    return from_table("always", pl.DataFrame({"item_id": [item], "probability": [1.0]}), [])
+
+
+@pytest.mark.parametrize("estimators", [["Replay"], ["IPS", "Replay"]])
+def test_replay_is_no_answer_where_the_propensities_of_the_matches_differ(estimators):
+    logs = four_items([0.5, 0.3, 0.15, 0.05])
+    found = off_policy(logs, uniform(logs), estimators=estimators, draws=200)
+    assert found.answer is None
+    assert "Replay" not in found.answers
+    assert "no answer here: the propensities" in found.estimates.filter(estimator="Replay")["note"].item()
+    difference = compare(found, off_policy(logs, always(0), estimators=estimators, drawn=found.drawn))
+    assert not difference["is_answer"].any()
+
+
+def test_replay_is_an_answer_where_the_matches_were_logged_alike():
+    even, uneven = four_items([0.25] * 4), four_items([0.5, 0.3, 0.15, 0.05])
+    for logs, policy, truth in (
+        (even, uniform(even), 0.25),
+        (even, always(3), 0.4),
+        (uneven, always(0), 0.1),
+    ):
+        found = off_policy(logs, policy, estimators=["Replay", "SNIPS"], draws=200).estimates
+        values = dict(found.select("estimator", "value").rows())
+        assert values["Replay"] == pytest.approx(values["SNIPS"])
+        alone = off_policy(logs, policy, estimators=["Replay"], draws=200)
+        assert alone.verdict.word == "trustworthy"
+        assert alone.answer["low"] <= truth <= alone.answer["high"]
+        assert "no answer" not in alone.answer["note"]
+
+
+@pytest.mark.parametrize("name", ["IPS", "DM", "SNDR"])
+def test_an_estimator_that_is_never_the_answer_leaves_the_verdict_and_gives_none(logs, name):
+    found = off_policy(logs, WORLD.policy, models=fitted_models(logs), estimators=[name], draws=200)
+    assert found.verdict.answers
+    assert found.answer is None
+    assert found.answers == ["DR", "SNIPS"]
 
 
 def test_the_paired_difference_holds_the_true_one_and_is_narrower_than_the_two_apart(logs, found):

@@ -69,6 +69,14 @@ def test_what_is_not_known_for_sure_is_doubtful_at_best(changes):
     assert judge(worse(**changes)).word == "doubtful"
 
 
+def test_slates_that_lack_rows_make_it_doubtful_above_a_hundredth_and_never_deny_it():
+    assert judge(GOOD, left_out=100).word == "trustworthy"
+    for left_out, share in ((102, "1.01%"), (90_000, "90.00%")):
+        found = judge(GOOD, left_out=left_out)
+        assert found.word == "doubtful"
+        assert f"({share}) lack rows and are left out whole" in found.reasons[0]
+
+
 def test_stated_propensities_are_believed():
     assert judge(worse(origin="stated")).word == "trustworthy"
 

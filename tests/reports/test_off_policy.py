@@ -9,6 +9,7 @@ import pytest
 
 from recsys_meta.ab.logged_actions import logged_actions
 from recsys_meta.ab.off_policy import OffPolicy, compare, fitted_models, off_policy
+from recsys_meta.ab.slate_off_policy import slate_off_policy
 from recsys_meta.ab.synthetic_logs import SITUATION, WORLDS, policy_of
 from recsys_meta.ab.verdict import AGREEMENT
 from recsys_meta.reports.off_policy import Told, difference_headline, headline, markdown, off_policy_page
@@ -75,8 +76,29 @@ def test_the_difference_is_said_only_where_it_is_known(told):
     assert "is worse than" in difference_headline(flipped)
     open_ended = told._replace(differences=told.differences.with_columns(low=pl.lit(None, pl.Float64)))
     assert "cannot be told from" in difference_headline(open_ended)
-    none = told._replace(differences=told.differences.with_columns(is_answer=pl.lit(False)))
+    none = told._replace(
+        against=denied(told.against), differences=told.differences.with_columns(is_answer=pl.lit(False))
+    )
     assert "not identified" in difference_headline(none)
+
+
+def test_estimators_that_are_no_answers_do_not_speak_against_the_logs():
+    found = off_policy(LOGS, WORLD.policy, estimators=["IPS"], draws=200)
+    against = off_policy(LOGS, policy_of(WORLD.logging, "old"), estimators=["IPS"], drawn=found.drawn)
+    told = Told("spring", found, against, compare(found, against), 0)
+    words = "None of the estimators asked for is given as an answer (those that are: DR, SNIPS)"
+    assert words in headline(found)
+    assert words in difference_headline(told)
+    for text in (markdown([told]), off_policy_page("x", {}, [told])):
+        assert text.count(words) >= 2
+        assert "identif" not in text[: text.find("<script")]
+
+
+def test_slates_name_their_own_answers():
+    world = WORLDS["slates"]
+    logs = world.logs(2000, np.random.default_rng(0))
+    found = slate_off_policy(logs, world.policy, estimators=["SIPS"], draws=200)
+    assert "(those that are: Cascade-DR, RIPS)" in headline(found)
 
 
 def test_markdown_says_everything_that_stands_beside_an_estimate(told):

@@ -12,7 +12,20 @@ what was shown.
 
 from recsys_meta.ab.estimators.sample import Contributions, Sample
 
+_ALIKE = 1.001  # propensities within this factor of each other are the same, written with few digits
+
 
 def replay(sample: Sample) -> Contributions:
     """Rewards of the matches over the matches."""
     return Contributions(sample.target * sample.rewards, sample.target)
+
+
+def matches_alike(sample: Sample) -> bool:
+    """Whether the logged actions that the target may choose too had the same propensity: then Replay is SNIPS.
+
+    False without propensities, for then nobody knows.
+    """
+    if sample.propensities is None:
+        return False
+    matched = sample.propensities[sample.target > 0]
+    return not len(matched) or bool(matched.max() <= _ALIKE * matched.min())

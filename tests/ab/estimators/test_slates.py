@@ -8,6 +8,7 @@ import pytest
 
 from recsys_meta.ab.estimators.sample import user_sums
 from recsys_meta.ab.estimators.slates import SLATE_ESTIMATORS, SlateSample
+from recsys_meta.ab.intervals import resamples
 from recsys_meta.ab.logged_actions import LoggedActions, LogsError, logged_actions
 from recsys_meta.ab.policies import Policy, from_column, from_table
 from recsys_meta.ab.slate_off_policy import ordered, slate_off_policy, slate_sample_of
@@ -186,6 +187,73 @@ def test_where_the_target_is_the_logging_policy_every_estimate_is_the_mean_of_th
     found = slate_off_policy(logs, policy_of(LOGGING), draws=100)
     mean = logs.rewards.sum() / 200
     assert found.estimates["value"].to_list() == pytest.approx([mean] * 2)
+
+
+def without(logs: LoggedActions, slate_ids: range, *, position: int) -> LoggedActions:
+    """The logs without a position of some slates."""
+    gone = pl.col("slate_id").is_in(list(slate_ids)) & (pl.col("position") == position)
+    return logs._replace(table=logs.table.filter(~gone))
+
+
+@pytest.mark.parametrize("position", [1, 2])
+@pytest.mark.parametrize(("lacking", "word"), [(20, "trustworthy"), (300, "doubtful")])
+def test_a_slate_that_lacks_a_row_is_left_out_whole_and_said(position, lacking, word):
+    from recsys_meta.ab.off_policy import compare, fitted_models
+
+    logs = slates(3000)
+    cut = without(logs, range(lacking), position=position)
+    whole = logs._replace(table=logs.table.filter(pl.col("slate_id") >= lacking))
+    drawn = resamples(1500, 200)  # as for all users: those of the slates that are left out are among them
+    models = fitted_models(ordered(cut))
+    found = slate_off_policy(cut, policy_of(TARGET), models=models, drawn=drawn)
+    as_if = slate_off_policy(whole, policy_of(TARGET), models=fitted_models(ordered(whole)), draws=200)
+    assert found.estimates["value"].to_list() == as_if.estimates["value"].to_list()
+    assert found.diagnostics.rows == 3000 - lacking
+    assert found.verdict.word == word
+    said = f"{lacking} of 3,000 slates ({lacking / 3000:.2%}) lack rows and are left out whole"
+    assert all(said in note for note in found.estimates["note"])
+    assert (said in found.verdict.reasons) == (word == "doubtful")
+    other = slate_off_policy(cut, policy_of(LOGGING), models=models, drawn=drawn)
+    assert compare(found, other)["low"].is_not_null().all()
+
+
+def test_positions_may_begin_at_0_and_slates_may_be_of_any_length_where_lengths_differ():
+    logs = slates(100)
+    from_0 = logs._replace(table=logs.table.with_columns(pl.col("position") - 1))
+    half = without(logs, range(50), position=2)
+    for given in (logs, from_0, half):
+        assert len(ordered(given).table) == len(given.table)
+    assert len(ordered(without(from_0, range(5), position=0)).table) == 2 * 95
+
+
+def test_where_gaps_tell_that_rows_are_missing_a_shorter_slate_lacks_its_end():
+    tops = without(without(slates(100), range(2), position=1), range(2, 42), position=2)
+    assert len(ordered(tops).table) == 2 * 58
+    few = without(without(slates(100), range(1), position=1), range(2, 42), position=2)
+    assert len(ordered(few).table) == 2 * 59 + 40
+
+
+def test_positions_in_text_are_sorted_as_numbers_or_refused():
+    places = [str(place) for place in range(1, 13)]
+    columns = {
+        "slate_id": [0] * 12,
+        "position": places,
+        "item_id": range(12),
+        "reward": 0.0,
+        "propensity": 0.5,
+    }
+    logs = logged_actions(pl.DataFrame(columns).sort("position"))
+    assert ordered(logs).table["position"].to_list() == places
+    for place in ("top", "1.5", "inf"):
+        wrong = logs._replace(table=logs.table.with_columns(position=pl.col("position").replace("7", place)))
+        with pytest.raises(LogsError, match=rf"slate 0 holds position '{place}'.*expected whole numbers"):
+            ordered(wrong)
+
+
+def test_logs_of_which_no_slate_is_whole_are_refused():
+    logs = slates(20)
+    with pytest.raises(LogsError, match="none of the 20 logged slates"):
+        slate_off_policy(without(logs, range(20), position=1), policy_of(TARGET))
 
 
 def test_slates_without_propensities_or_with_a_policy_by_position_are_refused():
