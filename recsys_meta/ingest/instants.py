@@ -95,7 +95,8 @@ def _from_numbers(numbers: pl.Series, unit: str) -> pl.Series:
 
 
 def _from_text(text: pl.Series) -> Instants:
-    """Instants of ISO 8601 text; each format is tried on what the ones before left."""
+    """Instants of ISO 8601 text, UTC or GMT behind it for Z; each format is tried on what the ones before left."""
+    text = text.str.replace(r"\s*(?:UTC|GMT)$", "Z")
     times = pl.Series(text.name, [None], dtype=INSTANT).new_from_index(0, len(text))
     naive = 0
     for format, zoned in ISO_FORMATS:

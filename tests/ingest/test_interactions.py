@@ -170,6 +170,8 @@ def test_the_unit_of_whole_numbers_is_guessed_by_their_size(
         "2026-03-01T12:00:00.000000Z",
         "2026-03-01T14:00:00+02:00",
         "2026-03-01 13:00:00+0100",
+        "2026-03-01 12:00:00 UTC",
+        "2026-03-01T12:00:00.000GMT",
         "2026-03-01 12:00:00",
         "2026-03-01T12:00:00.000",
         "2026-03-01 12:00",
@@ -182,7 +184,7 @@ def test_iso_text_is_read_and_a_missing_zone_is_utc_and_counted(tmp_path: Path, 
         )
         assert result.table[TIMESTAMP].to_list() == [NOON]
         assert result.counts["naive_timestamps_read_as_utc"] == int(
-            not text.endswith(("Z", "00+02:00", "+0100"))
+            not text.endswith(("Z", "00+02:00", "+0100", "UTC", "GMT"))
         )
 
 
