@@ -383,7 +383,7 @@ def test_while_a_night_runs_another_one_leaves(
 
 
 def test_a_reader_that_holds_the_scores_for_writing_costs_the_comparison_and_not_the_night(
-    world: Path, night: Callable[..., Ended], good: pl.DataFrame
+    world: Path, night: Callable[..., Ended], good: pl.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who opens the file without saying read-only locks everybody else out of it."""
     script = "import duckdb, sys\nheld = duckdb.connect(sys.argv[1])\nprint('held', flush=True)\nsys.stdin.read()\n"
@@ -394,9 +394,11 @@ def test_a_reader_that_holds_the_scores_for_writing_costs_the_comparison_and_not
         assert reader.stdout is not None
         assert reader.stdout.readline() == "held\n"
         doctored = main(["doctor", "--config", str(world / "night.yaml")])
+        said = capsys.readouterr()
         ended = night("--run_date", "2026-02-01")
         reader.communicate("")
     assert doctored != 0
+    assert "close what holds it for writing" in said.out + said.err
     assert ended.code == 0, ended.err
     assert "no comparison with run 2026-01-31" in ended.err
     assert shown(world, "run_diff")["n_kept"].sum() == 0  # as on the first night

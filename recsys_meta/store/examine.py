@@ -208,7 +208,7 @@ def _file(run: RunFolder, manifest: Manifest) -> Iterator[Finding]:
             yield _schema(connection)
             yield from _scores(connection)
     except duckdb.Error as error:
-        if "lock" in str(error):
+        if "Could not set lock" in str(error):
             said = f"the file of run {run.run_id} cannot be read: {str(error).splitlines()[0]}"
             advice = "close what holds it for writing; readers open it read-only (duckdb -readonly)"
             yield Finding("error", "schema", said, advice)

@@ -92,6 +92,13 @@ def test_ids_of_another_type_are_refused():
         target_probabilities(policy, LOGS)
 
 
+def test_an_id_that_does_not_fit_the_width_of_the_logs_is_told():
+    narrow = LOGS._replace(table=LOGS.table.with_columns(pl.col("item_id").cast(pl.Int8)))
+    policy = from_table("mine", pl.DataFrame({"item_id": [300], "probability": [1.0]}), [])
+    with pytest.raises(LogsError, match="policy 'mine': item_id 300 does not fit Int8"):
+        target_probabilities(policy, narrow)
+
+
 def scores_of(values: list[float]) -> pl.DataFrame:
     return pl.DataFrame({"user_id": 1, "item_id": range(len(values)), "score": values})
 
