@@ -136,8 +136,21 @@ def ranks(protocol: Protocol) -> bool:
 def trial_of(settings: EvaluateSettings, inputs: Inputs) -> Trial:
     """The trial of the protocol; with ``judge: validation`` one more, cut from what the first leaves to learn from.
 
-    Raises ingest.InputError where nobody is left to judge, or the episodes break their protocol.
+    Raises ingest.InputError where nobody is left to judge, the episodes break their protocol, or no prediction could be right.
     """
+    trial = _trial_of(settings, inputs)
+    clip, asked = getattr(settings.protocol, "clip", None), trial.tasks.query.values
+    if trial.tasks.judged == "rating" and clip is not None and len(asked):
+        least, most = asked.min().item(), asked.max().item()
+        if least < clip[0] or most > clip[1]:
+            raise ingest.InputError(
+                f"protocol.clip is {list(clip)}, but what is asked for lies between {least:g} and {most:g}; expected a range"
+                " that holds it"
+            )
+    return trial
+
+
+def _trial_of(settings: EvaluateSettings, inputs: Inputs) -> Trial:
     protocol = settings.protocol
     on_validation = settings.judge == "validation"
     match protocol:

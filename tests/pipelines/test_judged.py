@@ -88,6 +88,15 @@ def test_shots_that_nobody_has_are_said(tmp_path: Path, caplog, shots: str, told
     assert ("figures at 6 and 9 shots are those at 4" in caplog.text) == told
 
 
+def test_predictions_that_could_not_be_right_are_refused(tmp_path: Path) -> None:
+    protocol = "{kind: held_out_users, metrics: rating, min_history: 2, share: 0.5, shots: [0], clip: CLIP}"
+    trial_of(*read_rated(tmp_path, protocol.replace("CLIP", "[-2, 300]")))
+    with pytest.raises(
+        ingest.InputError, match=r"protocol.clip is \[1.0, 5.0\], but .* lies between -2 and 300; expected"
+    ):
+        trial_of(*read_rated(tmp_path, protocol.replace("CLIP", "[1, 5]")))
+
+
 def test_rows_that_are_set_aside_are_said(tmp_path: Path, caplog) -> None:
     read_rated(tmp_path, "{kind: held_out_users}", rows=[*RATED * 3, ("u1", "i1", float("nan"))])
     assert "1 rows are set aside, first: " in caplog.text
