@@ -50,11 +50,21 @@ from recsys_meta.algorithms.maml import MAML
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.implicit_factors import ImplicitFactors
+from recsys_meta.models.incidence import choices_of
 from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.models.losses import RATING_LOSSES, LossName
 from recsys_meta.models.shot_curve import KNOTS, ShotCurve
 from recsys_meta.models.softmax_regression import softmax_regression
-from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
+from recsys_meta.tensors import (
+    Catalogue,
+    EpisodeBatch,
+    Examples,
+    Features,
+    Histories,
+    ItemCodes,
+    Ragged,
+    Sizes,
+)
 
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
@@ -165,6 +175,7 @@ class LadderedMAML(MAML):
         )
         self.vocabulary = sizes.item.ids if (item_ids if counts is None else counts) else 1
         self.past: list[_Known] = []  # of training alone; no bundle carries it
+        self.choices: Ragged | None = None  # of whom was counted, see ``choices_of``; the same
         self.prior_decay = prior_decay
         self.vector_decay = vector_decay
         self.power = power
@@ -210,6 +221,7 @@ class LadderedMAML(MAML):
         """Counts who was chosen together with whom, and factorizes it."""
         super().fit_statistics(histories, catalogue)
         self._fit_ladder(histories, catalogue, cross=not self.past)
+        self.choices = choices_of(histories, catalogue, self.vocabulary)
 
     def fit_snapshots(self, snapshots: Sequence[tuple[Histories, Catalogue]]) -> None:
         """Counts and factors as of each."""
@@ -230,6 +242,7 @@ class LadderedMAML(MAML):
     def refit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """The same, of more users."""
         self._fit_ladder(histories, catalogue, cross=False)
+        self.choices = None
 
     def _fit_ladder(self, histories: Histories, catalogue: Catalogue, *, cross: bool) -> None:
         # Counts of all time would tell what the moments of training could not know, where items rise and fall within hours.
@@ -385,30 +398,43 @@ class LadderedMAML(MAML):
         blended["affinity"] = blended["affinity"].expand(tasks, self.vocabulary)
         return super().prior(support, users, items) | blended
 
-    def less_popular(self, items: ItemCodes, columns: int) -> Tensor:
-        """What popularity adds to the score of each of so many ids, [columns], less if one user had not chosen it."""
-        assert items.log_popularity is not None
-        count = items.bias.new_zeros(columns).scatter(0, items.ids, items.log_popularity.expm1())
-        return self.popularity_weight * ((count - 1).clamp(min=0).log1p() - count.log1p())
-
     def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
         """Mean over tasks of the query loss after adaptation, each user's own choices taken out of the counts; a scalar."""
         items, among, columns = self.encode(episodes.catalogue), None, self.vocabulary
         placed = items  # with the column of each item in what the ladder says for its id
+        tasks, ids, times = self._own_choices(episodes)
         partial = items.log_weight is not None or not self.whole_catalogue
-        if partial and self.vocabulary > 1:  # only of the batch's own items is anything asked
-            among, places = torch.unique(items.ids, return_inverse=True)
-            placed, columns = items._replace(ids=places), len(among)
+        if partial and self.vocabulary > 1:  # of the batch's own items alone is anything asked
+            among, places = torch.unique(torch.cat([items.ids, ids]), return_inverse=True)
+            of_items, ids = places[: len(items.ids)], places[len(items.ids) :]
+            placed, columns = items._replace(ids=of_items), len(among)
         own = items.bias.new_zeros(len(episodes.users.ids), columns)
-        for examples in (episodes.support, episodes.query):
-            chosen = (examples.mask & (examples.targets > 0) & (items.ids[examples.items] > 0)).to(own.dtype)
-            own = own.scatter_reduce(1, placed.ids[examples.items], chosen, "amax")
+        own[tasks, ids] = 1.0
         ladder = self.blend(self.ladder(episodes.support, items, own, episodes.counted, among))
         if episodes.catalogue.hindsight and self.vocabulary > 1:
-            less = own * self.less_popular(placed, columns) * (1 + ladder["trust"])
-            ladder["affinity"] = ladder["affinity"] + less
+            less = self.less_popular(placed, columns, ids, times) * (1 + ladder["trust"][tasks, 0])
+            ladder["affinity"] = ladder["affinity"].index_put((tasks, ids), less, accumulate=True)
         state = super().adapt(episodes.support, episodes.users, items) | ladder
         return self.task_loss(state, episodes.query, placed, episodes.support).mean()
+
+    def less_popular(self, items: ItemCodes, columns: int, ids: Tensor, times: Tensor) -> Tensor:
+        """How much less popularity adds to the score of N ids below ``columns``, where so many choices do not count, [N]."""
+        assert items.log_popularity is not None
+        count = items.bias.new_zeros(columns).scatter(0, items.ids, items.log_popularity.expm1())[ids]
+        return self.popularity_weight * ((count - times).clamp(min=0).log1p() - count.log1p())
+
+    def _own_choices(self, episodes: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """What of the users is counted, as tasks, ids and how often, [N] each: all that they chose, whatever of it the episodes
+        hold; nothing of who was not there.
+        """
+        device = episodes.users.ids.device
+        if self.choices is None or episodes.counted is None:
+            nothing = torch.zeros(0, dtype=torch.int64, device=device)
+            return nothing, nothing, nothing
+        theirs = self.choices.take(episodes.counted.cpu())
+        tasks = torch.arange(len(theirs.lengths)).repeat_interleave(theirs.lengths)
+        ids, times = theirs.values.to(device).unbind(1)
+        return tasks.to(device), ids, times
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""

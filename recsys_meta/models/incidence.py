@@ -4,8 +4,9 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from recsys_meta.tensors import Catalogue, Histories
+from recsys_meta.tensors import Catalogue, Histories, Ragged
 
 _SPARSE = 32  # a product that holds less than one value of so many is cheaper left sparse
 
@@ -15,9 +16,7 @@ def incidence(histories: Histories, catalogue: Catalogue, ids: int) -> Tensor:
 
     The column of the unknown item is empty: what pools there in training says nothing of the next newcomer.
     """
-    columns = catalogue.features.ids[histories.items]
-    chosen = (histories.values > 0) & (columns > 0)
-    places = torch.unique((histories.owners() * ids + columns)[chosen])
+    places, _ = _pairs(histories, catalogue, ids)
     return torch.sparse_coo_tensor(
         torch.stack([places // ids, places % ids]),
         torch.ones(len(places)),
@@ -25,6 +24,22 @@ def incidence(histories: Histories, catalogue: Catalogue, ids: int) -> Tensor:
         is_coalesced=True,
         check_invariants=False,
     )
+
+
+def choices_of(histories: Histories, catalogue: Catalogue, ids: int) -> Ragged:
+    """What ``incidence`` holds of each user, U lists of item ids and how often the user chose them, [M, 2] int64."""
+    places, times = _pairs(histories, catalogue, ids)
+    counts = torch.bincount(places // ids, minlength=len(histories.offsets) - 1)
+    return Ragged(torch.stack([places % ids, times], 1), pad(counts.cumsum(0), (1, 0)))
+
+
+def _pairs(histories: Histories, catalogue: Catalogue, ids: int) -> tuple[Tensor, Tensor]:
+    """user * ids + item of whatever was chosen, ascending, and how often."""
+    columns = catalogue.features.ids[histories.items]
+    chosen = (histories.values > 0) & (columns > 0)
+    pairs = (histories.owners() * ids + columns)[chosen]
+    places, times = torch.unique(pairs, return_counts=True)
+    return places, times
 
 
 def sparse_product(left: Tensor, right: Tensor) -> Tensor:

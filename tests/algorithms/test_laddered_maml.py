@@ -10,7 +10,7 @@ from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.episodes import unique_items
 from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.models.losses import LossName
-from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples
+from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Histories
 
 WORLD = toy_world()
 TRAIN = torch.arange(120)
@@ -19,18 +19,22 @@ TRAIN = torch.arange(120)
 EVENTS = histories(WORLD, TRAIN, implicit=True)
 
 
-def fitted(rows: torch.Tensor = TRAIN) -> LadderedMAML:
+def fitted(rows: torch.Tensor = TRAIN, events: Histories = EVENTS) -> LadderedMAML:
     torch.manual_seed(0)
     learner = LadderedMAML(WORLD.sizes, dim=8, dropout=0.0, unknown_share=0.0)
-    learner.fit_statistics(EVENTS.take(rows), WORLD.catalogue)
+    learner.fit_statistics(events.take(rows), WORLD.catalogue)
     return learner
 
 
-def whole_history_of_the_first_user() -> EpisodeBatch:
+def of_the_first_user(shots: int = 3) -> EpisodeBatch:
+    """So many of its four choices, and the last one, which is asked for."""
     chosen = EVENTS.take(torch.tensor([0])).items[None]
     examples = Examples(chosen, torch.ones(chosen.shape), torch.ones(chosen.shape, dtype=torch.bool))
-    support, query = (Examples(*(part[:, cut] for part in examples)) for cut in (slice(3), slice(3, None)))
-    return EpisodeBatch(support, query, WORLD.users.take(torch.tensor([0])), WORLD.catalogue)
+    support, query = (
+        Examples(*(part[:, cut] for part in examples)) for cut in (slice(shots), slice(3, None))
+    )
+    users = WORLD.users.take(torch.tensor([0]))
+    return EpisodeBatch(support, query, users, WORLD.catalogue, counted=torch.tensor([0]))
 
 
 def test_without_meta_training_and_history_it_is_popularity() -> None:
@@ -89,15 +93,26 @@ def test_tasks_that_start_alike_have_the_loss_and_the_steps_that_each_would_have
     assert not torch.equal(adapted["user"][0], adapted["user"][1])
 
 
-def test_a_training_user_is_judged_as_if_it_had_never_been_counted() -> None:
-    batch = whole_history_of_the_first_user()
-    counts = torch.bincount(EVENTS.items, minlength=len(WORLD.catalogue.eligible))
-    own = torch.zeros_like(counts).index_fill(0, EVENTS.take(torch.tensor([0])).items, 1)
+@pytest.mark.parametrize("shots", [2, 3])
+@pytest.mark.parametrize("repeats", [0, 2])
+def test_a_training_user_is_judged_as_if_it_had_never_been_counted(shots: int, repeats: int) -> None:
+    batch = of_the_first_user(shots)  # what it chose between the two sets was counted as well
+    again = EVENTS.items[3].repeat(repeats)  # it made the choice that is asked for so often besides
+    events = Histories(
+        torch.cat([again, EVENTS.items]),
+        torch.cat([torch.ones(repeats), EVENTS.values]),
+        EVENTS.times[:0],
+        torch.cat([EVENTS.offsets[:1], EVENTS.offsets[1:] + repeats]),
+    )
+    counts, own = (
+        torch.bincount(some.items, minlength=len(WORLD.catalogue.eligible))
+        for some in (events, events.take(torch.tensor([0])))
+    )
     with_it, without_it = (
         WORLD.catalogue._replace(log_popularity=n.float().log1p(), hindsight=True)
         for n in (counts, counts - own)
     )
-    seen, unseen = fitted(), fitted(TRAIN[1:])
+    seen, unseen = fitted(events=events), fitted(TRAIN[1:], events)
     with torch.no_grad():
         for learner in (
             seen,
@@ -118,6 +133,9 @@ def test_a_training_user_is_judged_as_if_it_had_never_been_counted() -> None:
     # As of a moment popularity is of before: what it asks for is not counted, and nothing is taken away.
     before = with_it._replace(hindsight=False)
     assert seen.meta_loss(batch._replace(catalogue=before)) < judged - 0.01
+    # And of who was not counted there is nothing to take away.
+    stranger = batch._replace(catalogue=without_it, counted=None)
+    torch.testing.assert_close(unseen.meta_loss(stranger), never_counted)
 
 
 @pytest.mark.parametrize("largest", [0, 6000])

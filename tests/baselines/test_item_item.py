@@ -8,7 +8,7 @@ from recsys_meta.baselines.ease import EASE, EASEPopularity
 from recsys_meta.baselines.item_item import ItemItem, PopularityBlend
 from recsys_meta.baselines.item_knn import ItemKNN, ItemKNNPopularity
 from recsys_meta.models import incidence as incidences
-from recsys_meta.models.incidence import incidence, largest_of_rows, nearest_items, sparse_product
+from recsys_meta.models.incidence import choices_of, incidence, largest_of_rows, nearest_items, sparse_product
 from recsys_meta.tensors import Catalogue, Examples, Features, FeatureSizes, Histories, Sizes
 
 IDS = 9  # of the vocabulary, the unknown included
@@ -66,6 +66,18 @@ def test_incidence_counts_a_choice_once_and_the_unknown_item_never() -> None:
     made = incidence(choices(), some_catalogue(), IDS)
     torch.testing.assert_close(made.to_dense(), dense(choices(), some_catalogue()))
     assert incidence(choices(0), some_catalogue(), IDS).to_dense().shape == (0, IDS)
+
+
+def test_the_choices_of_each_user_are_those_of_the_incidence_and_how_often_it_made_them() -> None:
+    made = choices_of(choices(), some_catalogue(), IDS)
+    for user, whole in enumerate(dense(choices(), some_catalogue())):
+        ids, times = made.take(torch.tensor([user])).values.unbind(1)
+        assert torch.equal(ids, whole.nonzero().squeeze(1))
+        mine = choices().take(torch.tensor([user]))
+        chosen = some_catalogue().features.ids[mine.items[mine.values > 0]].tolist()
+        assert times.tolist() == [chosen.count(number) for number in ids.tolist()]
+    assert made.values[:, 1].max() > 1
+    assert len(choices_of(choices(0), some_catalogue(), IDS).lengths) == 0
 
 
 def test_a_product_of_sparse_matrices_is_that_of_the_dense_ones() -> None:
