@@ -1,4 +1,4 @@
-"""Random numbers that depend on a counter and nothing else: splitmix64 on tensors."""
+"""Random numbers that depend on a counter and nothing else, splitmix64 on tensors, and the chances of what is drawn by them."""
 
 import torch
 from torch import Tensor
@@ -33,6 +33,18 @@ def uniform(bits: Tensor) -> Tensor:
 def generator(*numbers: int) -> torch.Generator:
     """A generator whose draws are given by these integers alone."""
     return torch.Generator().manual_seed(int(_shifted(hashed(*numbers), 1)))
+
+
+def inclusion_chances(weights: Tensor, size: int) -> Tensor:
+    """min(1, c * weights) with the c that makes them sum to ``size``; 1 for all above 0 where these are no more than that."""
+    if int((weights > 0).sum()) <= size:
+        return (weights > 0).to(weights.dtype)
+    falling = weights.sort(descending=True).values
+    left = falling.flip(0).cumsum(0).flip(0)  # what all from here on weigh together
+    scales = (size - torch.arange(len(falling), device=weights.device)) / left
+    # The first ones, each of which would be drawn more than once.
+    certain = int((scales * falling > 1)[:size].sum())
+    return (scales[certain] * weights).clamp(max=1.0)
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from recsys_meta.hashing import generator, hashed, mixed, uniform
+from recsys_meta.hashing import generator, hashed, inclusion_chances, mixed, uniform
 
 GOLDEN = 0x9E3779B97F4A7C15
 # The first outputs of splitmix64 started at 0, from the reference program (prng.di.unimi.it/splitmix64.c).
@@ -43,3 +45,25 @@ def test_a_generator_is_given_by_its_numbers_alone() -> None:
     first, again, other = (torch.rand(4, generator=generator(*n)) for n in [(7, 1), (7, 1), (7, 2)])
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@given(
+    counts=st.lists(st.sampled_from([0, 0, 1, 2, 5, 40, 3_000, 10**6]), min_size=1, max_size=30),
+    size=st.integers(1, 35),
+)
+@settings(deadline=None)
+def test_chances_are_in_proportion_to_the_weights_up_to_one_and_sum_to_the_size(
+    counts: list[int], size: int
+) -> None:
+    weights = torch.tensor(counts, dtype=torch.float64)
+    chances = inclusion_chances(weights, size)
+    assert torch.equal(chances == 0, weights == 0)
+    assert float(chances.max()) <= 1
+    assert float(chances.sum()) == pytest.approx(min(size, int((weights > 0).sum())))
+    below = (chances > 0) & (chances < 1)
+    if below.any():
+        scale = (chances / weights)[below]
+        torch.testing.assert_close(scale, scale[:1].expand_as(scale))
+        assert bool(
+            (weights[chances == 1] * scale[0] >= 1 - 1e-9).all()
+        )  # these would be drawn more than once

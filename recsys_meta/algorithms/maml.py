@@ -246,9 +246,9 @@ class MAML(Scorer):
         index = support.items
         scores = self.head.score(fast | fixed, shelf.items.vectors[index], shelf.items.bias[index])
         pool = None
-        if shelf.pool is not None:
-            pool_scores = self.head.score(fast | fixed, shelf.pool.vectors, shelf.pool.bias)
-            pool = Pool(pool_scores, shelf.items.eligible[index], log_weight=shelf.pool.log_weight)
+        if shelf.part is not None:
+            pool_scores = self.head.score(fast | fixed, shelf.part.vectors, shelf.part.bias)
+            pool = Pool(pool_scores, shelf.items.eligible[index], log_weight=shelf.part.log_weight)
         return task_loss(self.loss, self.scored(scores, support, shelf), pool)
 
 

@@ -94,12 +94,12 @@ class Ridge(Scorer):
     def newton(self, start: Tensor, support: Examples, shelf: Shelf, evidence: Tensor) -> Tensor:
         """The user vectors after K steps, [T, F]. evidence: [T], what the mean support loss is multiplied with."""
         assert isinstance(self.head, LinearHead)
-        assert shelf.pool is not None
+        assert shelf.part is not None
         precision, evidence = self.log_precision.exp(), evidence[:, None]
-        vectors = shelf.pool.vectors
-        scores = torch.addmv(shelf.pool.bias, vectors, self.head.user_0)
+        vectors = shelf.part.vectors
+        scores = torch.addmv(shelf.part.bias, vectors, self.head.user_0)
         everything = torch.ones_like(scores, dtype=torch.bool)
-        chances, _ = pool_chances(Pool(scores, everything, log_weight=shelf.pool.log_weight))
+        chances, _ = pool_chances(Pool(scores, everything, log_weight=shelf.part.log_weight))
         mean = chances @ vectors
         curvature = vectors.T @ (chances[:, None] * vectors) - torch.outer(mean, mean)
         share = self.log_curvature.exp() * evidence[:, :, None]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_meta.algorithms.base import Learner, TaskState
+from recsys_meta.hashing import inclusion_chances, mixed, uniform
 from recsys_meta.models.encoders import Combination, FeatureEncoder
 from recsys_meta.models.heads import Head, Inputs, LinearHead, MLPHead, Weights
 from recsys_meta.models.losses import (
@@ -21,6 +22,11 @@ from recsys_meta.models.losses import (
 )
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, ItemCodes, Ragged, Sizes
 
+_MOST_ITEMS = (
+    16_384  # that steps of adaptation normalize over without gradient; of more a part, so many on average
+)
+_PART = 4_096
+
 
 class Shelf(NamedTuple):
     """The items that all tasks share: codes of everything, and of the eligible alone for a softmax to
@@ -29,6 +35,7 @@ class Shelf(NamedTuple):
 
     items: ItemCodes  # [I]
     pool: ItemCodes | None  # [P], the eligible ones, under a full softmax
+    part: ItemCodes | None  # those of them that steps of adaptation normalize over
     log_proposal: Tensor  # [I]
 
 
@@ -136,12 +143,12 @@ class Scorer(Learner):
         """The derivative of the support loss by the fast weights of T tasks. inputs: of the support items."""
         scores, pullback = self.head.rated(weights, inputs, shelf.items.bias[support.items])
         scored = self.scored(scores, support, shelf)
-        if shelf.pool is None:
+        if shelf.part is None:
             return pullback(score_gradient(self.loss, scored).examples)
         weights = _once(weights)
-        all_inputs = self.head.inputs(weights, shelf.pool.vectors)
-        all_scores, from_pool = self.head.rated(weights, all_inputs, shelf.pool.bias)
-        pool = Pool(all_scores, shelf.items.eligible[support.items], log_weight=shelf.pool.log_weight)
+        all_inputs = self.head.inputs(weights, shelf.part.vectors)
+        all_scores, from_pool = self.head.rated(weights, all_inputs, shelf.part.bias)
+        pool = Pool(all_scores, shelf.items.eligible[support.items], log_weight=shelf.part.log_weight)
         residuals = score_gradient(self.loss, scored, pool)
         assert residuals.chances is not None
         assert residuals.pull is not None
@@ -215,7 +222,8 @@ class Scorer(Learner):
         """The same, put together anew."""
         popularity = torch.zeros_like(items.bias) if items.log_popularity is None else items.log_popularity
         pool = items.take(items.eligible.nonzero().squeeze(1)) if self.whole_catalogue else None
-        return Shelf(items, pool, self.tempering * popularity)
+        part = pool if pool is None or torch.is_grad_enabled() else part_of(pool, self.tempering)
+        return Shelf(items, pool, part, self.tempering * popularity)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Weight decay falls on the encoders' embeddings alone: they overfit first, and nothing else has a
@@ -225,6 +233,21 @@ class Scorer(Learner):
         chosen = {id(parameter) for parameter in decayed}
         others = [p for p in self.parameters() if id(p) not in chosen and p.requires_grad]
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def part_of(pool: ItemCodes, tempering: float) -> ItemCodes:
+    """A part of many items for a softmax that there is no time for otherwise, the same at every look at them; few as they are.
+
+    Drawn as ``episodes.DrawnPart`` does for a step of training, but by a number that each id keeps: from night to night the part
+    changes no more than popularity does.
+    """
+    if len(pool.ids) <= _MOST_ITEMS or pool.log_popularity is None or pool.log_weight is not None:
+        return pool
+    chances = inclusion_chances((pool.log_popularity.double() * tempering).exp(), _PART)
+    unknown = -1 - torch.arange(len(pool.ids), device=pool.ids.device)  # which have no id of their own
+    number = uniform(mixed(torch.where(pool.ids > 0, pool.ids, unknown)))
+    rows = (number < chances).nonzero().squeeze(1)
+    return pool.take(rows)._replace(log_weight=-chances[rows].log().to(pool.bias.dtype))
 
 
 def _once(weights: Weights) -> Weights:

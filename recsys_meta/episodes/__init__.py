@@ -5,7 +5,6 @@ from recsys_meta.episodes.collate import (
     DrawnPart,
     Negatives,
     collate,
-    inclusion_chances,
     spans,
     unique_items,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "fixed_splits",
     "group",
     "head",
-    "inclusion_chances",
     "is_first",
     "late_of",
     "met_before",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recsys_meta.hashing import hashed, mixed, uniform
+from recsys_meta.hashing import hashed, inclusion_chances, mixed, uniform
 from recsys_meta.tensors import Catalogue, Examples, Histories, Ragged
 
 
@@ -125,19 +125,6 @@ class DrawnPart:
         assert part.log_weight is not None
         mentioned = torch.cat([examples.items.masked_select(examples.mask) for examples in (support, query)])
         return support, query, part._replace(log_weight=part.log_weight.index_fill(0, mentioned, 0.0))
-
-
-def inclusion_chances(weights: Tensor, size: int) -> Tensor:
-    """min(1, c * weights) with the c that makes them sum to ``size``; 1 for all above 0 where these are no more than that."""
-    if int((weights > 0).sum()) <= size:
-        return (weights > 0).to(weights.dtype)
-    falling = weights.sort(descending=True).values
-    left = falling.flip(0).cumsum(0).flip(0)  # what all from here on weigh together
-    scales = (size - torch.arange(len(falling))) / left
-    certain = int(
-        (scales * falling > 1)[:size].sum()
-    )  # the first ones, each of which would be drawn more than once
-    return (scales[certain] * weights).clamp(max=1.0)
 
 
 def unique_items(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.episodes import DrawnPart, Negatives, collate, inclusion_chances, spans, unique_items
+from recsys_meta.episodes import DrawnPart, Negatives, collate, spans, unique_items
 from recsys_meta.hashing import generator
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, Ragged
 
@@ -120,28 +120,6 @@ def test_the_outermost_numbers_draw_eligible_items_too(level: float, monkeypatch
     monkeypatch.setattr(import_module("recsys_meta.episodes.collate"), "uniform", outermost)
     told = catalogue([5, 2, 2, 2, 5], [False, True, True, True, False])
     assert Negatives(told).draw(torch.tensor([1]), 1).item() == (1 if level == 0 else 3)
-
-
-@given(
-    counts=st.lists(st.sampled_from([0, 0, 1, 2, 5, 40, 3_000, 10**6]), min_size=1, max_size=30),
-    size=st.integers(1, 35),
-)
-@settings(deadline=None)
-def test_chances_are_in_proportion_to_the_weights_up_to_one_and_sum_to_the_size(
-    counts: list[int], size: int
-) -> None:
-    weights = torch.tensor(counts, dtype=torch.float64)
-    chances = inclusion_chances(weights, size)
-    assert torch.equal(chances == 0, weights == 0)
-    assert float(chances.max()) <= 1
-    assert float(chances.sum()) == pytest.approx(min(size, int((weights > 0).sum())))
-    below = (chances > 0) & (chances < 1)
-    if below.any():
-        scale = (chances / weights)[below]
-        torch.testing.assert_close(scale, scale[:1].expand_as(scale))
-        assert bool(
-            (weights[chances == 1] * scale[0] >= 1 - 1e-9).all()
-        )  # these would be drawn more than once
 
 
 def test_a_drawn_part_sums_to_the_whole_on_average_and_always_holds_what_is_popular_or_mentioned() -> None:
