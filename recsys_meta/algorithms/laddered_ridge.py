@@ -18,6 +18,8 @@ the noise are means over the views from the start. That is cheaper than several 
 
 From there theta, D, noise, s and changes of q and b (of ids, and of the content, which alone speaks for items that nobody has
 rated) are meta-trained through the solve. A quadratic price holds the changes at 0 unless training users keep saying otherwise.
+What D says of offsets moves in larger steps: where a user's first ratings say little of its last ones, they are worth less than
+the factorization, to which all ratings are one heap, makes of them.
 
 The meta-loss is the mean of squared and absolute error of the mean score: ratings are judged by both.
 
@@ -41,6 +43,8 @@ from recsys_meta.models.rating_unit import unit_of
 from recsys_meta.models.shot_curve import ShotCurve
 from recsys_meta.models.variational_factors import variational_factors
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
+
+_OFFSET_LR = 0.03  # of a few weights that all episodes speak of; the others need smaller steps
 
 
 class LadderedRidge(Scorer):
@@ -80,7 +84,8 @@ class LadderedRidge(Scorer):
         self.stay = stay
         self.popularity_weight.requires_grad_(False)
         self.log_noise = nn.Parameter(torch.zeros(sizes.item.ids))
-        self.log_precision = nn.Parameter(torch.zeros(views, 1 + factors))
+        self.log_precision = nn.Parameter(torch.zeros(views, factors))
+        self.log_offset_precision = nn.Parameter(torch.zeros(views, 1))
         self.register_buffer("factor", torch.zeros(sizes.item.ids, views * factors))
         self.register_buffer("variance", torch.zeros(sizes.item.ids, views * factors))
         self.register_buffer("start_bias", torch.zeros(sizes.item.ids))
@@ -116,7 +121,7 @@ class LadderedRidge(Scorer):
         self.marginal_shift.copy_(torch.stack([one.marginal_bias for one in found]).mean(0) - bias)
         with torch.no_grad():
             self.log_noise.fill_(torch.stack([one.noise for one in found]).mean().log().item())
-            self.log_precision[:, 0] = torch.stack([one.offset_precision for one in found]).log()
+            self.log_offset_precision[:, 0] = torch.stack([one.offset_precision for one in found]).log()
 
     def continue_from(self, state: Mapping[str, Tensor]) -> None:
         """As of every learner; the factors too, for what was meta-learned speaks in their directions.
@@ -160,7 +165,7 @@ class LadderedRidge(Scorer):
         unsure = pad(self._by_view(unsure).sum(2), (1, 0))  # [T, V, 1 + F]
         residuals = left.unsqueeze(1) - (inputs @ start.unsqueeze(3)).squeeze(3)
         weighed = inputs.mT * weight[:, None, None]
-        quadratic = weighed @ inputs + (self.log_precision.exp() + unsure).diag_embed()
+        quadratic = weighed @ inputs + (self.precision() + unsure).diag_embed()
         linear = (weighed @ residuals.unsqueeze(3)).squeeze(3) - unsure * start
         change = torch.cholesky_solve(linear.unsqueeze(3), cholesky(quadratic)).squeeze(3)
         return self._mean(start + change, share)
@@ -168,6 +173,10 @@ class LadderedRidge(Scorer):
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta, and s without history."""
         return self._mean(self._start(users), self.shift_curve(torch.zeros_like(support.shots)))
+
+    def precision(self) -> Tensor:
+        """The diagonal of D in each view, [V, 1 + F]."""
+        return torch.cat([self.log_offset_precision, self.log_precision], 1).exp()
 
     def _by_view(self, of_items: Tensor) -> Tensor:
         """[T, S, V F] -> [T, V, S, F]."""
@@ -209,5 +218,12 @@ class LadderedRidge(Scorer):
         )
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """None decays: ``weight_decay`` is one number for all learners of a config, and here ``stay`` takes its place."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "weight_decay": 0.0}]
+        """None decays: ``weight_decay`` is one number for all learners of a config, and here ``stay`` takes its place. What is
+        known of offsets moves in larger steps.
+        """
+        trust = self.log_offset_precision
+        others = [p for p in self.parameters() if p.requires_grad and p is not trust]
+        return [
+            {"params": others, "weight_decay": 0.0},
+            {"params": [trust], "weight_decay": 0.0, "lr": _OFFSET_LR},
+        ]

@@ -32,7 +32,7 @@ def test_the_state_is_the_minimum_that_the_file_states() -> None:
         vectors, ids = codes.vectors[support.items].double(), codes.ids[support.items]
         share = learner.shift_curve(support.shots)
         weight = support.mask / learner.log_noise[ids].exp().double()
-        variance, precision = learner.variance[ids].double(), learner.log_precision.exp().double()
+        variance, precision = learner.variance[ids].double(), learner.precision().double()
         left = (support.targets - codes.bias[support.items]).double()
         left -= share[:, None] * vectors[..., -1]
     assert found["user"][:, -1].tolist() == share.tolist()
@@ -68,7 +68,7 @@ def test_without_doubts_and_meta_training_it_is_the_fold_in_of_als() -> None:
     found = learner.adapt(BATCH.support, BATCH.users, codes)
     vectors = with_constant(codes.vectors[:, :-1])
     left = BATCH.support.targets - codes.bias[BATCH.support.items]
-    noise, precision = learner.log_noise[0].exp(), learner.log_precision[0].exp()
+    noise, precision = learner.log_noise[0].exp(), learner.precision()[0]
     ridge = diagonal(float(precision[0] * noise), float(precision[1] * noise), vectors)
     expected = ridge_solution(vectors[BATCH.support.items], left, BATCH.support.mask, ridge)
     torch.testing.assert_close(
@@ -96,7 +96,7 @@ def test_items_in_doubt_move_a_user_less() -> None:
 
 
 def of_view(name: str, weight: torch.Tensor, columns: slice) -> torch.Tensor:
-    if name == "log_precision":
+    if name in ("log_precision", "log_offset_precision"):
         return weight[columns.start // 3 :][:1]
     linear = name in ("item_encoder.numbers.weight", "item_encoder.vectors.weight", "head.user_0")
     linear |= name.startswith("head.user_encoder") and name.split(".")[2] in ("numbers", "vectors")
@@ -230,3 +230,26 @@ def test_a_warm_start_turns_each_view_of_new_items_as_the_earlier_one_lies() -> 
     later.continue_from(state)
     torch.testing.assert_close(later.factor[known:], earlier.factor[known:], rtol=1e-3, atol=1e-4)
     assert earlier.factor[known:].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("drift", [0.0, 1.0])
+def test_first_ratings_count_less_where_they_say_little_of_the_later_ones(drift: float) -> None:
+    learner = fitted()
+    before = learner.precision().detach().clone()
+    optimizer = torch.optim.AdamW(learner.parameter_groups(0.0), lr=0.003)
+    learner.train()
+    for step in range(60):
+        rows = TRAIN[torch.randperm(120, generator=torch.Generator().manual_seed(step))[:32]]
+        batch = episodes(WORLD, rows, implicit=False, shots=4, query=6, seed=step)
+        # How high somebody rates at first is one thing, how high later another.
+        mood = torch.randn(32, 1, generator=torch.Generator().manual_seed(1000 + step))
+        support = batch.support._replace(targets=batch.support.targets + drift * mood)
+        optimizer.zero_grad()
+        learner.meta_loss(batch._replace(support=support)).backward()
+        optimizer.step()
+    offsets, factors = (learner.precision() / before)[0].split([1, 3])
+    if drift:
+        assert offsets > 2
+    else:
+        assert 0.5 < offsets < 1.5
+    assert (factors.log().abs() < 0.25).all()
