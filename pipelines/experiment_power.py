@@ -3,6 +3,7 @@
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import polars as pl
 
 from pipelines.experiment_analysis import metric_of, read_outcomes, same_ids
 from pipelines.inputs import interactions_of
-from pipelines.outcomes import NothingToDo
+from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.printable import printable
 from pipelines.settings import PowerSettings
-from recsys_meta import store
+from recsys_meta import ingest, store
 from recsys_meta.ab.experiments.measuring import before, daily, steps, totals
 from recsys_meta.ab.experiments.metrics import EXPOSURES, Metric
 from recsys_meta.ab.experiments.moments import of_users
@@ -54,9 +55,20 @@ def power(settings: PowerSettings, fingerprint: str) -> Summary:
 
 
 def stated(settings: PowerSettings) -> list[Horizon]:
-    """The horizons of stated figures: every day brings as many users, who are as the others."""
+    """The horizons of stated figures: every day brings as many users, who are as the others.
+
+    Raises ConfigError where the days bring fewer than two.
+    """
     given = settings.stated
     assert given is not None
+    least = min(settings.days)
+    if round(given.users_a_day * least) < 2:
+        raise ConfigError(
+            [
+                f"stated.users_a_day: {given.users_a_day:g} a day make {given.users_a_day * least:.2g} users in {least} days;"
+                " expected two at least"
+            ]
+        )
     reduction = given.covariate_correlation**2
     deviation = given.standard_deviation * float(np.sqrt(1.0 - reduction))
     return [
@@ -66,7 +78,10 @@ def stated(settings: PowerSettings) -> list[Horizon]:
 
 
 def measured(settings: PowerSettings) -> list[Horizon]:
-    """Each horizon as a test would have been over the last so many days: who came, and what they did from then on."""
+    """Each horizon as a test would have been over the last so many days: who came, and what they did from then on.
+
+    Raises ingest.InputError where none of the horizons says how far users differ, and NothingToDo where there is none.
+    """
     metric = metric_of(settings.metric)
     interactions, outcomes = read(settings, metric)
     if interactions.is_empty():
@@ -76,7 +91,7 @@ def measured(settings: PowerSettings) -> list[Horizon]:
     assert isinstance(first, datetime)
     end = datetime(last.year, last.month, last.day, tzinfo=UTC) + timedelta(days=1)
     held = (end.date() - first.date()).days
-    horizons = []
+    horizons, without = [], []
     for days in sorted(settings.days):
         if days > held:
             log.warning("%s days are left out: the interactions span %s", days, held)
@@ -87,10 +102,31 @@ def measured(settings: PowerSettings) -> list[Horizon]:
         rows = daily(people, shown, outcomes, until=end).rows
         covariates = before(people, [metric], interactions, outcomes, over=settings.pre_period)
         users = totals(steps(people, rows, metric, covariates.get(metric.name)))
-        horizons.append(horizon(days, of_users(users), metric.covariate is not None))
+        at = horizon(days, of_users(users), metric.covariate is not None)
+        lack = lacking(metric, at)
+        if lack is None:
+            horizons.append(at)
+            continue
+        without.append(f"the last {days} days, to {last:%Y-%m-%d}, hold {lack}")
+        log.warning("%s days are left out: %s", days, without[-1])
+    if without and not horizons:
+        given = settings.interactions
+        assert given is not None
+        raise ingest.InputError(f"{given.path}: column {given.timestamp!r}: {without[-1]}")
     if not horizons:
         raise NothingToDo(f"the interactions span {held} days; expected {min(settings.days)} at least")
     return horizons
+
+
+def lacking(metric: Metric, at: Horizon) -> str | None:
+    """What a horizon holds, and should, where it cannot say how far users differ; None: it can."""
+    if at.users < 2:
+        return "a single user; expected two at least, or nobody differs from anybody"
+    if not isfinite(at.mean):
+        return f"no {metric.per!r} other than 0; expected some, which {metric.name!r} is divided by"
+    if not isfinite(at.deviation):
+        return f"values of {metric.name!r} whose squares are beyond counting; expected smaller ones"
+    return None
 
 
 def read(settings: PowerSettings, metric: Metric) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -129,13 +165,15 @@ def line(settings: PowerSettings, at: Horizon) -> Summary:
 
 
 def needs(settings: PowerSettings, horizons: list[Horizon], lift: float) -> Summary:
-    """The users and days that one lift needs; none where the mean is zero, of which there is no share."""
-    if not all(at.mean and at.deviation for at in horizons):
-        return {"lift": lift, "users": None, "days": None, "days_at_that_pace": None}
-    needed = [
+    """The users and days that one lift needs; none where the mean is zero, or as good as that: there is no share of it."""
+    found = [
         users_needed(at, lift, share=settings.treatment_share, level=settings.level, power=settings.power)
         for at in horizons
+        if at.deviation
     ]
+    needed = [users for users in found if users is not None]
+    if len(needed) < len(horizons):
+        return {"lift": lift, "users": None, "days": None, "days_at_that_pace": None}
     reached, pace = days_needed(horizons, needed)
     place = -1 if reached is None else [at.days for at in horizons].index(reached)
     return {"lift": lift, "users": needed[place], "days": reached, "days_at_that_pace": pace}

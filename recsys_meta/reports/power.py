@@ -28,7 +28,7 @@ def power_markdown(
     lines += ["| lift | users | days |", "| --- | --- | --- |"]
     for row in lifts.iter_rows(named=True):
         if row["users"] is None:
-            lines.append(f"| {row['lift']:+.1%} | the mean is zero, or nobody differs | |")
+            lines.append(f"| {row['lift']:+.1%} | the mean is zero or next to it, or nobody differs | |")
             continue
         days = (
             f"{row['days']}"

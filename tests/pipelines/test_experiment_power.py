@@ -1,8 +1,11 @@
 """The story before an experiment: measured on interactions, or on figures that are known."""
 
 import json
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipelines.experiment_power import power
@@ -10,6 +13,7 @@ from pipelines.loading import load
 from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.settings import PowerSettings
 from recsys_meta.cli import main
+from recsys_meta.ingest import InputError
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "configs" / "ab_power.yaml"
@@ -77,6 +81,69 @@ def test_settings_that_do_not_fit_together_are_errors(overrides, message, tmp_pa
 def test_a_test_longer_than_the_data_cannot_be_measured(tmp_path) -> None:
     with pytest.raises(NothingToDo, match="span 60 days; expected 90"):
         run(tmp_path, ("days", "[90]"))
+
+
+def visits(folder: Path, *rows: tuple[str, int]) -> tuple[str, str]:
+    """Interactions of these users on these days of October, as an override."""
+    table = pl.DataFrame(
+        [(user, "an item", datetime(2026, 10, day, 9, tzinfo=UTC)) for user, day in rows],
+        schema=["user_id", "item_id", "timestamp"],
+        orient="row",
+    )
+    table.write_parquet(folder / "visits.parquet")
+    return "interactions.path", str(folder / "visits.parquet")
+
+
+CROWD = [(f"user {number}", day) for number in range(20) for day in range(1, 1 + number % 4)]
+
+
+@pytest.mark.parametrize("rows", [[("alone", 1)], [("alone", 1), ("alone", 9)], [*CROWD, ("alone", 30)]])
+def test_a_single_user_shows_no_spread_and_the_error_says_where(rows, tmp_path, capsys) -> None:
+    path = visits(tmp_path, *rows)
+    days = ("--days", "[1]") if len(rows) == 1 else ("--days", "[1, 7]")
+    arguments = ["power", "--config", str(CONFIG), "--workspace", str(tmp_path / "workspace"), "--quiet"]
+    assert main([*arguments, f"--{path[0]}", path[1], *days]) == 3
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.search(
+        r"visits.parquet: column 'timestamp': the last \d days?, to 2026-10-\d\d, hold a single user; expected two at least",
+        json.loads(line)["reason"],
+    )
+
+
+def test_horizons_of_a_single_user_are_left_out_and_said(tmp_path, caplog) -> None:
+    found = run(tmp_path, visits(tmp_path, *CROWD, ("alone", 30)), ("days", "[1, 30]"))
+    assert [at["days"] for at in found["horizons"]] == [30]
+    assert "1 days are left out: the last 1 days, to 2026-10-30, hold a single user" in caplog.text
+
+
+def test_a_ratio_of_nothing_is_an_error_that_says_what_it_is_divided_by(tmp_path) -> None:
+    path = visits(tmp_path, *CROWD)
+    outcomes = pl.DataFrame(
+        {
+            "user_id": ["user 1", "user 2"],
+            "metric": ["play", "shown"],
+            "value": [1.0, 0.0],
+            "occurred_at": [datetime(2026, 10, 3, 10, tzinfo=UTC)] * 2,
+        }
+    )
+    outcomes.write_parquet(tmp_path / "outcomes.parquet")
+    with pytest.raises(InputError, match="hold no 'shown' other than 0; expected some, which 'rate' is div"):
+        run(
+            tmp_path,
+            path,
+            ("outcomes.path", str(tmp_path / "outcomes.parquet")),
+            ("metric", "{name: rate, outcome: play, kind: ratio, per: shown, covariate: null}"),
+            ("days", "[3]"),
+        )
+
+
+def test_stated_figures_that_leave_nothing_to_count_are_told_apart(tmp_path) -> None:
+    few = "{mean: 2.0, standard_deviation: 4.0, users_a_day: 0.1}"
+    with pytest.raises(ConfigError, match=r"users_a_day: 0.1 a day make 0.7 users in 7 days; expected two"):
+        run(tmp_path, ("stated", few), config=None)
+    small = "{mean: 1.0e-300, standard_deviation: 1.0, users_a_day: 100}"
+    found = run(tmp_path, ("stated", small), config=None)
+    assert {lift["users"] for lift in found["lifts"]} == {None}
 
 
 def test_the_command_ends_with_the_figures_as_json(tmp_path, capsys) -> None:

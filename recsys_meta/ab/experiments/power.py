@@ -24,6 +24,10 @@ from recsys_meta.ab.experiments.always_valid import widths
 from recsys_meta.ab.experiments.moments import Moments, spread
 
 
+# An effect of so few deviations is none: it would take a billion times a billion users to see it.
+_NOTHING = 1e-9
+
+
 class Horizon(NamedTuple):
     """What a test of so many days would have to work with."""
 
@@ -59,9 +63,12 @@ def detectable(
 
 def users_needed(
     at: Horizon, lift: float, *, share: float = 0.5, level: float = 0.95, power: float = 0.8
-) -> int:
-    """The users of both variants together who show a relative lift, in a test that is read once."""
-    return ceil(_inverse_parts(share) * (distance(level, power) * at.deviation / (lift * at.mean)) ** 2)
+) -> int | None:
+    """The users of both variants together who show a relative lift, in a test that is read once; None: beyond counting."""
+    apart, effect = distance(level, power) * at.deviation, abs(lift * at.mean)
+    if effect <= _NOTHING * apart:
+        return None
+    return ceil(_inverse_parts(share) * (apart / effect) ** 2)
 
 
 def looking(days: int, level: float, power: float, planned_days: float) -> float:
