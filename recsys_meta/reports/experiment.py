@@ -361,6 +361,11 @@ def aa_markdown(alarms: pl.DataFrame, level: float) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in alarms.iter_rows(named=True):
+        if not row["draws"]:  # as of a single user, or of a metric in which nobody differs
+            lines.append(
+                f"| {_cell(row['metric'])} | {row['analysis']} | 0 | no split could be compared | | |"
+            )
+            continue
         off = "" if row["rate_low"] <= 1.0 - level <= row["rate_high"] else " **off**"
         lines.append(
             f"| {_cell(row['metric'])} | {row['analysis']} | {row['draws']:,} | {row['rate']:.2%}{off}"

@@ -106,3 +106,11 @@ def test_a_rate_of_false_alarms_that_cannot_be_five_percent_is_marked() -> None:
     )
     lines = aa_markdown(alarms, 0.95).splitlines()
     assert [("off" in line) for line in lines if line.startswith("| m ")] == [False, True]
+
+
+def test_where_no_split_can_be_compared_no_rate_is_off() -> None:
+    nothing = dict.fromkeys(("rate", "rate_low", "rate_high", "uniform_p_value"), float("nan"))
+    alarms = pl.DataFrame([{"metric": "m", "analysis": "by user", "draws": 0, "users": 1, **nothing}])
+    assert (
+        aa_markdown(alarms, 0.95).splitlines()[-1] == "| m | by user | 0 | no split could be compared | | |"
+    )
