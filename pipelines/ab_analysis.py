@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipelines.inputs import ids_of, source_of
+from pipelines.inputs import ids_of, keep_quarantine, source_of
 from pipelines.outcomes import ConfigError
 from pipelines.settings import (
     AnalysisSettings,
@@ -273,7 +273,7 @@ def write(
     estimates, diagnostics = rows_of(analysed)
     estimates.write_parquet(folder / "estimates.parquet")
     diagnostics.write_parquet(folder / "diagnostics.parquet")
-    pl.concat([found.quarantine for found in analysed.values()]).write_parquet(folder / "quarantine.parquet")
+    keep_quarantine(folder, pl.concat([found.quarantine for found in analysed.values()]))
     write_bytes_atomically(folder / "tables.md", markdown(told).encode())
     write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1).encode())
     write_bytes_atomically(folder / "report.html", off_policy_page(settings.name, facts, told).encode())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipelines.inputs import interactions_of, source_of
+from pipelines.inputs import interactions_of, keep_quarantine, set_aside, source_of, told_aside
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.settings import ExperimentSettings, MetricSettings, OutcomeSettings
@@ -33,6 +33,16 @@ log = logging.getLogger(__name__)
 Summary = dict[str, Any]
 
 
+class Tables(NamedTuple):
+    """What was read and kept, with ids of one type, and what was set aside."""
+
+    exposures: pl.DataFrame
+    outcomes: pl.DataFrame
+    interactions: pl.DataFrame | None  # for covariates
+    users: pl.DataFrame | None  # USER_ID and the segments
+    quarantine: pl.DataFrame
+
+
 class Measured(NamedTuple):
     """Who took part, and what every user did on every day."""
 
@@ -45,6 +55,7 @@ class Measured(NamedTuple):
     first: datetime  # exposure
     last: datetime  # row that tells how far the data reach: of measuring.Daily
     reading: Reading
+    quarantine: pl.DataFrame
 
 
 def experiment(settings: ExperimentSettings, fingerprint: str) -> Summary:
@@ -87,12 +98,13 @@ def check(settings: ExperimentSettings, fingerprint: str, measured: Measured) ->
             seed=settings.seed,
         )
     table = pl.DataFrame(alarms, schema=FalseAlarms._fields, orient="row")
-    text = aa_markdown(table, settings.level)
+    text = aa_markdown(table, settings.level) + told_aside(measured.quarantine)
     workspace = store.Workspace(settings.workspace)
     with workspace.lock(f"experiment-{fingerprint[:8]}"):
         folder = workspace.root / "experiments" / fingerprint[:8]
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(folder / "aa.md", text.encode())
+        keep_quarantine(folder, measured.quarantine)
         write_experiment(workspace.root / EXPERIMENTS_FILE, fingerprint[:8], {"experiment_aa": table})
     print(printable(text))
     return aa_summary(settings, measured, table)
@@ -109,6 +121,7 @@ def aa_summary(settings: ExperimentSettings, measured: Measured, table: pl.DataF
         "expected_rate": round(1.0 - settings.level, 10),
         "draws": settings.aa_draws,
         "users": measured.people.users.height,
+        "rows_quarantined": measured.quarantine.height,
         "false_positives": rates,
     }
 
@@ -116,10 +129,12 @@ def aa_summary(settings: ExperimentSettings, measured: Measured, table: pl.DataF
 def measure(settings: ExperimentSettings) -> Measured:
     """Reads and checks every table, and adds up what every user did.
 
-    Raises ingest.InputError on what cannot be used, and NothingToDo where nobody was exposed.
+    Raises ingest.InputError on what cannot be used, or where nobody saw one variant alone, and NothingToDo where nobody was
+    exposed.
     """
     metrics = tuple(metric_of(metric) for metric in settings.metrics)
-    exposures, outcomes, interactions = read(settings, metrics)
+    tables = read(settings, metrics)
+    exposures, outcomes, interactions = tables.exposures, tables.outcomes, tables.interactions
     until = None
     if settings.planned_end is not None:
         end = settings.planned_end
@@ -129,8 +144,14 @@ def measure(settings: ExperimentSettings) -> Measured:
         raise NothingToDo(
             f"{settings.exposures.path}: nobody was exposed {f'before {until}' if until else ''}".rstrip()
         )
-    people = population(exposures, crossed=settings.crossed)
     shares = shares_of(settings, exposures)
+    people = population(exposures, crossed=settings.crossed)
+    if people.users.is_empty():
+        raise ingest.InputError(
+            f"{settings.exposures.path}: column {settings.exposures.variant!r}: {people.crossed:,} of {people.seen:,} users were"
+            " exposed to more than one variant, and crossed: exclude leaves them out; expected users of one variant alone (or"
+            " crossed: first)"
+        )
     rows = daily(people, exposures, outcomes, until=until, window=settings.window)
     covariates = before(people, metrics, interactions, outcomes, over=settings.pre_period)
     moves = {metric.name: steps(people, rows.rows, metric, covariates.get(metric.name)) for metric in metrics}
@@ -148,17 +169,16 @@ def measure(settings: ExperimentSettings) -> Measured:
         metrics,
         moves,
         shares,
-        segments_of(settings, people),
+        tables.users,
         first,
         last,
         "once" if reached else "always",
+        tables.quarantine,
     )
 
 
-def read(
-    settings: ExperimentSettings, metrics: tuple[Metric, ...]
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None]:
-    """Exposures, outcomes and interactions, with ids of one type."""
+def read(settings: ExperimentSettings, metrics: tuple[Metric, ...]) -> Tables:
+    """Exposures, outcomes, interactions and users, and what was set aside."""
     shown, share = settings.exposures, settings.max_quarantined_share
     exposures = ingest.read_exposures(
         source_of(shown),
@@ -174,17 +194,35 @@ def read(
     outcomes = read_outcomes(
         settings.outcomes, frozenset().union(*(metric.sources for metric in metrics)) - {EXPOSURES}, share
     )
-    interactions = None
+    checked = [exposures, outcomes]
+    interactions = users = None
     given = settings.interactions
     if given is not None and any(metric.covariate in ("interactions", "value") for metric in metrics):
-        interactions = interactions_of(given, share, duplicates="keep").table
-        interactions = same_ids(interactions, exposures.table, "interactions")
-    return exposures.table, same_ids(outcomes, exposures.table, "outcomes"), interactions
+        found = interactions_of(given, share, duplicates="keep")
+        checked.append(found)
+        interactions = same_ids(found.table, exposures.table, "interactions")
+    if settings.users is not None and settings.segments:
+        known = ingest.read_features(
+            source_of(settings.users),
+            id_column=settings.users.id,
+            id_name=USER_ID,
+            categorical=settings.users.categorical,
+            max_quarantined_share=share,
+        )
+        checked.append(known)
+        users = same_ids(known.table.select(USER_ID, *settings.segments), exposures.table, "users")
+    return Tables(
+        exposures.table,
+        same_ids(outcomes.table, exposures.table, "outcomes"),
+        interactions,
+        users,
+        pl.concat([table.quarantine for table in checked]),
+    )
 
 
 def read_outcomes(
     given: OutcomeSettings, metrics: frozenset[str], max_quarantined_share: float
-) -> pl.DataFrame:
+) -> ingest.Checked:
     """The outcomes of these metrics."""
     checked = ingest.read_outcomes(
         source_of(given),
@@ -198,7 +236,7 @@ def read_outcomes(
         max_quarantined_share=max_quarantined_share,
     )
     log.info("%s: %s", given.path, checked.counts)
-    return checked.table
+    return checked
 
 
 def same_ids(table: pl.DataFrame, exposures: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -268,21 +306,6 @@ def shares_of(settings: ExperimentSettings, exposures: pl.DataFrame) -> dict[str
     return dict(settings.shares)
 
 
-def segments_of(settings: ExperimentSettings, people: Population) -> pl.DataFrame | None:
-    """What is known of the users, by which effects are broken down."""
-    if settings.users is None or not settings.segments:
-        return None
-    given = settings.users
-    table = ingest.read_features(
-        source_of(given),
-        id_column=given.id,
-        id_name=USER_ID,
-        categorical=given.categorical,
-        max_quarantined_share=settings.max_quarantined_share,
-    ).table
-    return same_ids(table.select(USER_ID, *settings.segments), people.users, "users")
-
-
 def write(
     settings: ExperimentSettings,
     fingerprint: str,
@@ -294,10 +317,11 @@ def write(
     folder = workspace.root / "experiments" / fingerprint[:8]
     folder.mkdir(parents=True, exist_ok=True)
     title = settings.experiment or "Experiment"
-    text = experiment_markdown(title, found)
+    text = experiment_markdown(title, found) + told_aside(measured.quarantine)
     summary = summary_of(settings, measured, found)
     found.effects.write_parquet(folder / "effects.parquet")
     found.looks.write_parquet(folder / "looks.parquet")
+    keep_quarantine(folder, measured.quarantine)
     write_bytes_atomically(folder / "tables.md", text.encode())
     page = experiment_page(
         Told(title, facts_of(settings, measured), settings.control, measured.metrics, settings.level, found)
@@ -335,6 +359,7 @@ def facts_of(settings: ExperimentSettings, measured: Measured) -> dict[str, str]
         "read": reading,
         "not counted": f"{measured.rows.before_exposure:,} outcomes before the first exposure, {measured.rows.too_late:,} after"
         f" the end or the window, {measured.rows.of_others:,} rows of users who take no part",
+        "set aside": set_aside(measured.quarantine),
         "correction": f"{settings.correction} over the metrics, {settings.segment_correction} over segments",
         "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }
@@ -378,6 +403,7 @@ def summary_of(settings: ExperimentSettings, measured: Measured, found: Analysis
         "users": dict(users.iter_rows()),
         "users_crossed": measured.people.crossed,
         "outcomes_before_exposure": measured.rows.before_exposure,
+        "rows_quarantined": measured.quarantine.height,
         "treatments": treatments,
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.experiment_analysis import metric_of, read_outcomes, same_ids
-from pipelines.inputs import interactions_of
+from pipelines.inputs import interactions_of, keep_quarantine, told_aside
 from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.printable import printable
 from pipelines.settings import PowerSettings
@@ -31,7 +31,7 @@ Summary = dict[str, Any]
 
 def power(settings: PowerSettings, fingerprint: str) -> Summary:
     """Measures or takes the stated figures, solves, writes a table and a picture, and prints the table."""
-    horizons = stated(settings) if settings.stated is not None else measured(settings)
+    horizons, quarantine = (stated(settings), None) if settings.stated is not None else measured(settings)
     table = pl.DataFrame([line(settings, at) for at in horizons])
     lifts = [needs(settings, horizons, lift) for lift in settings.lifts]
     summary: Summary = {
@@ -42,10 +42,15 @@ def power(settings: PowerSettings, fingerprint: str) -> Summary:
         "lifts": lifts,
     }
     text = power_markdown(settings.metric.name, table, pl.DataFrame(lifts), settings.level, settings.power)
+    if quarantine is not None:
+        summary["rows_quarantined"] = quarantine.height
+        text += told_aside(quarantine)
     workspace = store.Workspace(settings.workspace)
     with workspace.lock(f"power-{fingerprint[:8]}"):
         folder = workspace.root / "power" / fingerprint[:8]
         folder.mkdir(parents=True, exist_ok=True)
+        if quarantine is not None:
+            keep_quarantine(folder, quarantine)
         write_bytes_atomically(folder / "power.md", text.encode())
         write_bytes_atomically(folder / "power.svg", power_picture(settings.metric.name, table).encode())
         write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1).encode())
@@ -77,13 +82,14 @@ def stated(settings: PowerSettings) -> list[Horizon]:
     ]
 
 
-def measured(settings: PowerSettings) -> list[Horizon]:
-    """Each horizon as a test would have been over the last so many days: who came, and what they did from then on.
+def measured(settings: PowerSettings) -> tuple[list[Horizon], pl.DataFrame]:
+    """Each horizon as a test would have been over the last so many days: who came, and what they did from then on; and what
+    was set aside.
 
     Raises ingest.InputError where none of the horizons says how far users differ, and NothingToDo where there is none.
     """
     metric = metric_of(settings.metric)
-    interactions, outcomes = read(settings, metric)
+    interactions, outcomes, quarantine = read(settings, metric)
     if interactions.is_empty():
         raise NothingToDo("there are no interactions to measure on")
     last, first = interactions[TIMESTAMP].max(), interactions[TIMESTAMP].min()
@@ -115,7 +121,7 @@ def measured(settings: PowerSettings) -> list[Horizon]:
         raise ingest.InputError(f"{given.path}: column {given.timestamp!r}: {without[-1]}")
     if not horizons:
         raise NothingToDo(f"the interactions span {held} days; expected {min(settings.days)} at least")
-    return horizons
+    return horizons, quarantine
 
 
 def lacking(metric: Metric, at: Horizon) -> str | None:
@@ -129,11 +135,11 @@ def lacking(metric: Metric, at: Horizon) -> str | None:
     return None
 
 
-def read(settings: PowerSettings, metric: Metric) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Interactions and outcomes; without a table of outcomes the interactions are those of the metric."""
-    given = settings.interactions
+def read(settings: PowerSettings, metric: Metric) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Interactions and outcomes, and what was set aside; without a table of outcomes the interactions are those of the metric."""
+    given, share = settings.interactions, settings.max_quarantined_share
     assert given is not None
-    interactions = interactions_of(given, settings.max_quarantined_share, duplicates="keep").table
+    interactions, aside = interactions_of(given, share, duplicates="keep")[:2]
     if settings.outcomes is None:
         own = interactions.select(
             USER_ID,
@@ -141,9 +147,10 @@ def read(settings: PowerSettings, metric: Metric) -> tuple[pl.DataFrame, pl.Data
             value=pl.col(VALUE).cast(pl.Float64),
             occurred_at=pl.col(TIMESTAMP),
         )
-        return interactions, own
-    outcomes = read_outcomes(settings.outcomes, metric.sources - {EXPOSURES}, settings.max_quarantined_share)
-    return interactions, same_ids(outcomes, interactions, "outcomes")
+        return interactions, own, aside
+    outcomes = read_outcomes(settings.outcomes, metric.sources - {EXPOSURES}, share)
+    table = same_ids(outcomes.table, interactions, "outcomes")
+    return interactions, table, pl.concat([aside, outcomes.quarantine])
 
 
 def line(settings: PowerSettings, at: Horizon) -> Summary:

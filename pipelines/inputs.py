@@ -1,9 +1,11 @@
 """From settings to checked tables: what a story reads, and who and what stands in it."""
 
 import hashlib
+import logging
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -19,8 +21,11 @@ from pipelines.settings import (
 )
 from recsys_meta import ingest
 from recsys_meta.episodes import Sightings, group, met_before
+from recsys_meta.store.atomic import replace_file_atomically
 from recsys_meta.tables import ITEM_ID, TIMESTAMP, USER_ID, VALUE, Feature, in_width
 from recsys_meta.tensors import Histories
+
+log = logging.getLogger(__name__)
 
 _SLICE = 1_000_000  # rows hashed at once: bounds the memory of a fingerprint
 
@@ -172,6 +177,31 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
         pl.concat([found.quarantine for found in checked.values()]),
         {f"{name}_{what}": n for name, found in checked.items() for what, n in found.counts.items()},
     )
+
+
+def keep_quarantine(folder: Path, quarantine: pl.DataFrame) -> None:
+    """Writes what an analysis set aside beside what it found, and names the first of it in the log."""
+    path = folder / "quarantine.parquet"
+    with replace_file_atomically(path) as temporary:
+        quarantine.write_parquet(temporary)
+    if quarantine.height:
+        first = quarantine.row(0, named=True)
+        log.warning(
+            "%s rows are set aside in %s, first: %s, row %s, column %r: %s",
+            f"{quarantine.height:,}",
+            path,
+            *(first[name] for name in ("source", "row", "column", "reason")),
+        )
+
+
+def set_aside(quarantine: pl.DataFrame) -> str:
+    """How much is in quarantine, and where: for a reader of the folder."""
+    return f"{quarantine.height:,} rows (quarantine.parquet)" if quarantine.height else "0 rows"
+
+
+def told_aside(quarantine: pl.DataFrame) -> str:
+    """The same as a paragraph of its own; nothing where nothing is."""
+    return f"\nSet aside: {set_aside(quarantine)}.\n" if quarantine.height else ""
 
 
 def source_of(settings: SourceSettings) -> ingest.Source:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipelines.inputs import source_of, union
+from pipelines.inputs import keep_quarantine, set_aside, source_of, union
 from pipelines.outcomes import NothingToDo
 from pipelines.printable import printable
 from pipelines.settings import InterleavedSettings, InterleaveSettings, RankingSettings
@@ -249,9 +249,10 @@ def write(settings: InterleaveSettings, fingerprint: str, found: Found) -> Summa
         settings.name, facts_of(settings, found), found.preference, found.looks, found.judged, found.rules
     )
     text, summary = interleaving_markdown(told), summary_of(settings, found)
-    for name, table in (("users", found.users), ("looks", found.looks), ("quarantine", found.quarantine)):
+    for name, table in (("users", found.users), ("looks", found.looks)):
         with replace_file_atomically(folder / f"{name}.parquet") as temporary:
             table.write_parquet(temporary)
+    keep_quarantine(folder, found.quarantine)
     write_bytes_atomically(folder / "tables.md", text.encode())
     write_bytes_atomically(folder / "report.html", interleaving_page(told).encode())
     write_bytes_atomically(folder / "result.json", json.dumps(summary, indent=1, default=str).encode())
@@ -281,6 +282,7 @@ def facts_of(settings: InterleaveSettings, found: Found) -> dict[str, str]:
         "not counted": f"{done.not_listed:,} rows of {done.users_not_listed:,} users on items that their lists did not have,"
         f" {done.too_early:,} before the first list of their user, {done.too_late:,} after the end, {done.of_others:,} of users"
         " without a list",
+        "set aside": set_aside(found.quarantine),
         "who picked first": f"A in {found.drawn.first_a:,} lists, B in {found.drawn.first_b:,}; of a fair coin:"
         f" p = {found.drawn.p_value:.2g}",
         "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

@@ -87,7 +87,7 @@ def merged_markdown(title: str, summary: Mapping[str, Any]) -> str:
         "rows": f"{summary['rows']:,}; {summary['rows_a']:,} of A, {summary['rows_b']:,} of B,"
         f" {summary['rows_of_neither']:,} of neither",
         "lists that begin with the same item in both": f"{summary['first_items_of_neither']:,}",
-        "set aside": f"{summary['rows_quarantined']:,} rows",
+        "set aside": f"{summary['rows_quarantined']:,} rows (quarantine.parquet)",
     }
     lines += [f"| {name} | {said} |" for name, said in told.items()]
     return "\n".join(lines) + "\n"

@@ -124,6 +124,57 @@ def test_a_stray_row_of_the_future_does_not_end_an_experiment(who, tmp_path) -> 
     assert after == before
 
 
+def with_both_variants(folder: Path, users: int) -> tuple[tuple[str, str], ...]:
+    """The experiment of ``errors_of_one_variant``, whose first users are exposed to both; as overrides."""
+    errors_of_one_variant(folder, "B")
+    exposures = pl.read_parquet(folder / "exposures.parquet")
+    other = exposures.head(users).with_columns(pl.col("variant").replace({"A": "B", "B": "A"}))
+    exposures.vstack(other).write_parquet(folder / "exposures.parquet")
+    return (("planned_end", "2026-11-14"),)
+
+
+@pytest.mark.parametrize("flags", [[], ["--planned_end", "null"], ["--aa"]])
+def test_where_everybody_saw_two_variants_nothing_is_compared_and_a_line_says_so(
+    flags, tmp_path, capsys
+) -> None:
+    with_both_variants(tmp_path, 600)
+    capsys.readouterr()
+    assert main(["ab", "--config", str(tmp_path / "errors.yaml"), "--quiet", *flags]) == 3
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    assert json.loads(printed.out)["reason"].endswith(
+        "exposures.parquet: column 'variant': 600 of 600 users were exposed to more than one variant, and crossed: exclude leaves"
+        " them out; expected users of one variant alone (or crossed: first)"
+    )
+
+
+def test_everybody_of_two_variants_can_count_for_the_first(tmp_path) -> None:
+    (end,) = with_both_variants(tmp_path, 600)
+    found = run(tmp_path, end, ("crossed", "first"), config=tmp_path / "errors.yaml")
+    assert found["users_crossed"] == 600
+    assert found["treatments"]["B"]["verdict"] == "not to be trusted"
+
+
+@pytest.mark.parametrize("aa", ["false", "true"])
+def test_what_is_set_aside_is_kept_with_its_place_and_said(aa, tmp_path, capsys) -> None:
+    errors_of_one_variant(tmp_path, "B")
+    for name, column in (("exposures", "variant"), ("outcomes", "value")):
+        table = pl.read_parquet(tmp_path / f"{name}.parquet")
+        bad = table.head(1).with_columns(pl.lit(None, table.schema[column]).alias(column))
+        table.vstack(bad).write_parquet(tmp_path / f"{name}.parquet")
+    capsys.readouterr()
+    found = run(tmp_path, ("aa", aa), ("aa_draws", "20"), config=tmp_path / "errors.yaml")
+    assert found["rows_quarantined"] == 2
+    assert "Set aside: 2 rows (quarantine.parquet)." in capsys.readouterr().out
+    folders = sorted(
+        (tmp_path / "workspace" / "experiments").iterdir(), key=lambda path: path.stat().st_mtime
+    )
+    kept = pl.read_parquet(folders[-1] / "quarantine.parquet")
+    assert kept["source"].str.split("/").list.last().to_list() == ["exposures.parquet", "outcomes.parquet"]
+    assert kept["column"].to_list() == ["variant", "value"]
+    assert kept["raw"].str.contains('"user_id":"u').all()
+
+
 def test_the_sample_experiment_is_what_its_generator_makes() -> None:
     sample = REPOSITORY / "data" / "sample"
     made = sample_experiment(

@@ -35,7 +35,12 @@ def test_a_test_is_measured_on_the_last_days_of_the_interactions(tmp_path, capsy
     assert week["minimum_detectable_always"] > week["minimum_detectable"]
     assert "| +10.0% |" in capsys.readouterr().out
     (folder,) = (tmp_path / "workspace" / "power").iterdir()
-    assert {file.name for file in folder.iterdir()} == {"power.md", "power.svg", "result.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        "power.md",
+        "power.svg",
+        "quarantine.parquet",
+        "result.json",
+    }
     assert "<svg" in (folder / "power.svg").read_text()[:200]
 
 
@@ -135,6 +140,15 @@ def test_a_ratio_of_nothing_is_an_error_that_says_what_it_is_divided_by(tmp_path
             ("metric", "{name: rate, outcome: play, kind: ratio, per: shown, covariate: null}"),
             ("days", "[3]"),
         )
+
+
+def test_what_is_set_aside_is_kept_and_said(tmp_path, capsys) -> None:
+    path = visits(tmp_path, *CROWD, *[("", 3)])
+    found = run(tmp_path, path, ("days", "[3]"), ("max_quarantined_share", "0.1"))
+    assert found["rows_quarantined"] == 1
+    assert "Set aside: 1 rows (quarantine.parquet)." in capsys.readouterr().out
+    (kept,) = (tmp_path / "workspace" / "power").glob("*/quarantine.parquet")
+    assert pl.read_parquet(kept).select("row", "column").rows() == [(31, "user_id")]
 
 
 def test_stated_figures_that_leave_nothing_to_count_are_told_apart(tmp_path) -> None:

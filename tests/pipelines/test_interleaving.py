@@ -207,12 +207,13 @@ def test_ids_of_two_kinds_are_told_with_both_files(folder) -> None:
         run(folder, ("b.path", str(folder / "b.parquet")), ("b.table", "null"), ("b.rank", "null"))
 
 
-def test_bad_rows_are_kept_beside_the_lists(folder) -> None:
+def test_bad_rows_are_kept_beside_the_lists_and_said(folder, capsys) -> None:
     table = pl.read_parquet(folder / "a.parquet")
     table.vstack(table.head(1)).write_parquet(folder / "a.parquet")
     assert run(folder, ("day", DAYS[0]))["rows_quarantined"] == 1
     kept = pl.read_parquet(folder / "workspace" / "interleaved" / DAYS[0] / "quarantine.parquet")
     assert kept["row"].to_list() == [table.height + 1]
+    assert "| set aside | 1 rows (quarantine.parquet) |" in capsys.readouterr().out
 
 
 def test_the_command_ends_with_the_verdict_as_json(folder, capsys) -> None:

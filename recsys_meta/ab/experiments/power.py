@@ -23,7 +23,6 @@ from scipy import optimize, stats
 from recsys_meta.ab.experiments.always_valid import widths
 from recsys_meta.ab.experiments.moments import Moments, spread
 
-
 # An effect of so few deviations is none: it would take a billion times a billion users to see it.
 _NOTHING = 1e-9
 
