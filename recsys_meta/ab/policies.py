@@ -13,6 +13,8 @@ from recsys_meta.tables import ITEM_ID, USER_ID, in_width
 PROBABILITY = "probability"
 _UNEVEN = 1e-4  # by how much probabilities of one situation may miss 1: those read from a text are rounded
 
+_COLDEST = 1e-300  # of a smaller temperature the reciprocal may be infinite; the policy is the same
+
 
 class Policy(NamedTuple):
     """A policy over the situations of the logs."""
@@ -85,8 +87,9 @@ def softmax(scores: pl.DataFrame, temperature: float = 1.0, name: str = "scores"
     """
     if not temperature > 0:
         raise LogsError(f"the temperature is {temperature}; expected a number above 0")
-    scaled = pl.col("score").cast(pl.Float64) / temperature
-    mass = (scaled - scaled.max().over(USER_ID)).exp()
+    score = pl.col("score").cast(pl.Float64)
+    # Differences first: those of equals are 0 at any temperature, and what is too far below the best is no more than impossible.
+    mass = ((score - score.max().over(USER_ID)) / max(temperature, _COLDEST)).exp()
     table = scores.with_columns((mass / mass.sum().over(USER_ID)).alias(PROBABILITY))
     note = f"softmax of published scores at temperature {temperature:g}"
     return from_table(name, table, (USER_ID,), note)

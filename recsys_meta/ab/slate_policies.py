@@ -27,8 +27,9 @@ from recsys_meta.hashing import hashed, mixed, uniform
 # What the draws of one seed are for.
 _CLOCKS, _CHANCE, _COINS, _REPEATS = range(4)
 
-# Below this, scores over temperature leave the range of doubles for scores that float32 can hold.
-_LEAST_TEMPERATURE = 1e-200
+# Below this, scores over temperature leave the range of doubles for scores that float32 can hold; at it, the smallest difference
+# of two of them decides already. So nothing colder is computed: it would be the same policy.
+_COLDEST = 1e-200
 
 
 class Slates(NamedTuple):
@@ -50,18 +51,19 @@ class PlackettLuce:
     """Slates drawn without replacement, position by position, by a softmax over the scores that are left.
 
     Args:
-        temperature: in units of the scores; 0: always the best that is left, equals in the order of their columns.
+        temperature: in units of the scores; 0: always the best that is left, equals in the order of their columns. However small,
+            above 0 equals are as probable as each other.
         exploration: share of the positions at which every candidate that is left is as probable.
 
-    Raises ValueError where the temperature is negative (or above 0 and below 1e-200), or the share not within 0..1.
+    Raises ValueError where the temperature is negative or not finite, or the share not within 0..1.
     """
 
     temperature: float = 1.0
     exploration: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.temperature != 0 and not _LEAST_TEMPERATURE <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is 0, or {_LEAST_TEMPERATURE} and more; found {self.temperature}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is a finite number, 0 or above; found {self.temperature}")
         if not 0 <= self.exploration <= 1:
             raise ValueError(f"exploration is a share, 0 to 1; found {self.exploration}")
 
@@ -164,7 +166,11 @@ class PlackettLuce:
             return scores.argsort(dim=1, descending=True, stable=True)[:, :size]
         # An exponential variable, never 0: uniform numbers come in steps of 2^-53.
         arrival = (-torch.log1p(-uniform(bits))).clamp(min=2.0**-54)
-        return _first(_logits(scores, self.temperature) - arrival.log(), size)
+        clocks = -arrival.log()
+        # Far below the best, a clock is less than the last digit of its logit: equals are then told apart by the clocks alone.
+        by_clock = clocks.argsort(dim=1, descending=True)
+        keys = (_logits(scores, self.temperature) + clocks).gather(1, by_clock)
+        return by_clock.gather(1, keys.argsort(dim=1, descending=True, stable=True)[:, :size])
 
     def _propensities(self, scores: Tensor, places: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)  # the last column: of no candidate
@@ -174,15 +180,33 @@ class PlackettLuce:
         if self.temperature == 0:
             best = _is_first_left(padded, columns)
         else:
-            logits = _logits(padded, self.temperature)
-            shown = logits.gather(1, columns)
-            beyond = logits.scatter(1, columns, -torch.inf).logsumexp(1, keepdim=True)
-            # From the end upwards, so that nothing large is subtracted: what is left at a position is it and all below.
-            left = torch.cat([beyond, shown.flip(1)], dim=1).logcumsumexp(1)[:, 1:].flip(1)
-            best = (shown - left).exp()
+            best = self._softmax_of_left(padded.gather(1, columns), padded.scatter(1, columns, -torch.inf))
         chance = 1.0 / ((scores > -torch.inf).sum(1, keepdim=True) - above).double()
         both = (1 - self.exploration) * best + self.exploration * chance
         return both.masked_fill(~listed, 0.0)
+
+    def _softmax_of_left(self, shown: Tensor, beyond: Tensor) -> Tensor:
+        """The softmax of each shown score over itself, those below it and those beyond the slate, [T, k].
+
+        From the end upwards, so that nothing is subtracted, and always counted from the best that is left: far below the best
+        of all, equals would differ by less than the last digit.
+        """
+        heat = max(self.temperature, _COLDEST)
+        best = torch.empty_like(shown)
+        top = beyond.amax(1)
+        mass = ((beyond - _finite(top).unsqueeze(1)) / heat).exp().sum(1)  # in units of that of the best left
+        for position in reversed(range(shown.shape[1])):
+            now = shown[:, position]
+            below, top = top, torch.maximum(top, now)
+            mine = ((now - _finite(top)) / heat).exp()
+            mass = mass * ((below - _finite(top)) / heat).exp() + mine
+            best[:, position] = mine / mass
+        return best
+
+
+def _finite(top: Tensor) -> Tensor:
+    """The same, and 0 where there is no candidate."""
+    return top.masked_fill(top == -torch.inf, 0.0)
 
 
 def _checked(scores: Tensor) -> Tensor:
@@ -198,7 +222,7 @@ def _checked(scores: Tensor) -> Tensor:
 
 def _logits(scores: Tensor, temperature: float) -> Tensor:
     """Scores over the temperature, the best of each user being 0."""
-    logits: Tensor = (scores - scores.amax(1, keepdim=True)) / temperature
+    logits: Tensor = (scores - scores.amax(1, keepdim=True)) / max(temperature, _COLDEST)
     return logits.masked_fill(scores == -torch.inf, -torch.inf)
 
 

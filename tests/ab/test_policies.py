@@ -119,6 +119,12 @@ def test_a_softmax_near_temperature_0_takes_the_best_and_none_at_0():
         softmax(scores_of([1.0]), 0.0)
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 5e-324])
+def test_a_softmax_however_cold_is_the_best_and_equals_share(temperature):
+    table = softmax(scores_of([1e30, -3e38, 1e30, 2.0]), temperature).table
+    assert table["probability"].to_list() == [0.5, 0.0, 0.5, 0.0]
+
+
 def test_another_behaviour_is_the_shares_of_its_actions():
     other = pl.DataFrame({"position": [1, 1, 1, 2], "item_id": [10, 10, 20, 30]})
     policy = as_logged(other, ["position"])

@@ -102,12 +102,26 @@ def test_at_every_position_the_pool_makes_one_and_agrees_with_the_propensity(pol
         assert found == pytest.approx(likely[item].item(), rel=1e-9, abs=1e-15)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-12, 1e-200])
+@pytest.mark.parametrize("temperature", [0.0, 1e-12, 1e-200, 1e-300, 5e-324])
 def test_without_temperature_the_slate_is_the_order_of_the_scores(temperature) -> None:
     scores = torch.randn(20, 30, generator=torch.Generator().manual_seed(2))
     slates = PlackettLuce(temperature).draw(scores, 8, users=torch.arange(20), items=torch.arange(30), seed=0)
     assert torch.equal(slates.places, scores.argsort(1, descending=True)[:, :8])
     assert (slates.propensity == 1).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-15, 1e-18, 1e-100, 1e-300, 5e-324])
+def test_however_cold_equals_are_drawn_alike_and_have_the_propensity_that_they_are_drawn_with(
+    temperature,
+) -> None:
+    policy = PlackettLuce(temperature)
+    scores = torch.tensor([[2.0, 1.0, 1.0, 0.0, -3e38]])
+    slates = drawn(policy, scores, 5, 20_000)
+    found = policy.propensities(scores.expand(20_000, -1), slates)
+    assert (found == torch.tensor([1.0, 0.5, 1.0, 1.0, 1.0])).all()
+    assert set(map(tuple, slates.tolist())) == {(0, 1, 2, 3, 4), (0, 2, 1, 3, 4)}
+    assert (slates[:, 1] == 1).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / 20_000**0.5)
+    assert policy.next_shown(scores, scores == 2.0)[0].tolist() == [0.0, 0.5, 0.5, 0.0, 0.0]
 
 
 def test_equals_keep_the_order_of_their_columns_without_temperature() -> None:
@@ -210,8 +224,8 @@ def test_marginals_do_not_depend_on_the_company() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: PlackettLuce(-1.0), "temperature is 0, or"),
-        (lambda: PlackettLuce(float("nan")), "temperature is 0, or"),
+        (lambda: PlackettLuce(-1.0), "temperature is a finite number, 0 or"),
+        (lambda: PlackettLuce(float("nan")), "temperature is a finite number, 0 or"),
         (lambda: PlackettLuce(1.0, exploration=1.5), "exploration is a share"),
         (lambda: drawn(PlackettLuce(), SCORES, 0, 1), "size is at least 1"),
         (lambda: drawn(PlackettLuce(), torch.tensor([[torch.nan]]), 1, 1), "NaN or infinite"),
