@@ -597,7 +597,9 @@ class NightSettings(Story):
         Discriminator(_score_kind),
     ] = Field(default="cold", description="who is scored: cold, all, or a table of ids (path, id)")
     exclude_consumed: bool = Field(default=True, description="whether what a user already met is left out")
-    top_k: PositiveInt = Field(default=20, description="items published per user")
+    top_k: PositiveInt = Field(
+        default=20, description="items published per user, as many as there are at most"
+    )
     slate: SlateSettings | None = Field(
         default=None, description="lists are drawn at random, with propensities; none: the best, in order"
     )

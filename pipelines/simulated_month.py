@@ -183,7 +183,7 @@ def audience_of(settings: SimulateSettings, positions: int) -> Audience:
         item_keys=user_keys(items[ITEM_ID]),
         visiting=habits(keys, settings.visits, settings.seed),
         attraction=settings.largest_attraction * torch.sigmoid(1.5 * (utility - settings.liked_from)),
-        examined=torch.arange(1, positions + 1, dtype=torch.float64) ** -settings.attention,
+        examined=torch.arange(1, min(positions, len(items)) + 1, dtype=torch.float64) ** -settings.attention,
     )
 
 
@@ -216,7 +216,7 @@ def pools_of(published: pl.DataFrame, audience: Audience, size: int) -> tuple[Te
         rows_of(published[USER_ID], audience.user_ids).cast(pl.Int64).to_torch(),
         published["rank"].cast(pl.Int64).to_torch() - 1,
     )
-    shape = len(audience.user_ids), size
+    shape = len(audience.user_ids), min(size, len(audience.item_ids))
     found = rows_of(published[ITEM_ID], audience.item_ids).cast(pl.Int64).to_torch()
     return (
         torch.full(shape, -1).index_put(at, found),

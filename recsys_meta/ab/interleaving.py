@@ -129,7 +129,8 @@ def interleaved(
     items = pl.concat([first[ITEM_ID], second[ITEM_ID]]).unique().sort()
     longest = size if method == "team draft" else None
     rankings = [_ranking(table, users, items, longest) for table in (first, second)]
-    tossed = coins(keys, size, seed, day)
+    longest_merged = sum(ranking.shape[1] for ranking in rankings)
+    tossed = coins(keys, min(size, longest_merged), seed, day)
     if method == "team draft":
         lists = team_draft(rankings[A], rankings[B], tossed, credit_shared=credit_shared)
     else:

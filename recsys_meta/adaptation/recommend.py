@@ -98,7 +98,7 @@ def recommend(
         catalogue: only its eligible items are recommended; ``log_popularity`` is the last resort.
         rows: [R] int64: whom to recommend to.
         consumed: what not to recommend again, of all users (often ``histories``); None: nothing.
-        top_k: k; fewer where fewer candidates are left.
+        top_k: k, or the number of candidates where that is smaller; fewer are listed where fewer are left.
         batch_size: users; None: as many as make a million scores of a tile, 64 at least and 2,048 at most.
         tile_size: items.
         newest: adapt on so many of the newest interactions at most; None: on all.
@@ -286,7 +286,7 @@ class _Shop(NamedTuple):
         popularity = catalogue.log_popularity[rows].float().nan_to_num(0.0, 0.0, 0.0)
         ranks = TieRanks(len(place), seed=seed, device=rows.device)
         everything = bool(usable.all())
-        limits = (tile_size, top_k, prefilter)
+        limits = (tile_size, min(top_k, max(len(rows), 1)), prefilter)
         return cls(rows, place, offered, None if everything else usable, popularity, ranks, *limits)
 
     def most_popular(self, num_users: int, consumed: Ragged | None) -> Tensor:

@@ -17,7 +17,7 @@ def drawn(
     Args:
         pool: lists as long as the pool that is drawn from.
         policy: what draws.
-        size: items shown.
+        size: items shown; no more than a pool holds.
         user_keys: [U] int64, by the row of the user.
         item_keys: [I] int64, by the row of the catalogue.
         seed: of the night.
@@ -25,6 +25,7 @@ def drawn(
     absent = pool.items < 0
     scores = pool.scores.masked_fill(absent, -torch.inf)
     keys = item_keys[pool.items.clamp(min=0)]
+    size = min(size, scores.shape[1])
     slates = policy.draw(scores, size, users=user_keys[pool.rows], items=keys, seed=seed)
     shown = slates.places >= 0
     places = slates.places.clamp(min=0)

@@ -239,6 +239,12 @@ def merged(first: pl.DataFrame, second: pl.DataFrame, **options) -> pl.DataFrame
     return interleaved(first, second, ids, user_keys(ids), **settings)
 
 
+@pytest.mark.parametrize("method", ["team draft", "probabilistic"])
+def test_a_merged_list_is_as_long_as_there_are_items_however_long_it_was_asked_for(method) -> None:
+    whole = merged(FIRST, SECOND, size=20, method=method)
+    assert merged(FIRST, SECOND, size=10**12, method=method).equals(whole)
+
+
 def test_a_table_has_the_columns_of_merged_lists_in_the_order_of_users_and_positions() -> None:
     found = merged(FIRST, SECOND)
     assert found.columns == [name for name in INTERLEAVED if name != "day"]

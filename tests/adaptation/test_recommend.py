@@ -165,6 +165,19 @@ worlds = st.tuples(st.integers(1, 7), st.integers(1, 12)).flatmap(
 )
 
 
+def test_lists_are_as_long_as_there_are_candidates_however_long_they_were_asked_for() -> None:
+    eligible = torch.tensor([True] * 6 + [False])
+
+    def lists(top_k: int, eligible: Tensor) -> list[list[int]]:
+        catalogue = catalogue_of(7, eligible=eligible)
+        found = run(Tower(7), [[0, 1], [], [4]], catalogue, top_k=top_k, consumed=None)
+        return [found[user]["items"] for user in range(3)]
+
+    assert lists(10**12, eligible) == lists(6, eligible)
+    assert {len(items) for items in lists(10**12, eligible)} == {6}
+    assert lists(10**12, torch.zeros(7, dtype=torch.bool)) == [[], [], []]
+
+
 @given(
     world=worlds,
     top_k=st.integers(1, 5),

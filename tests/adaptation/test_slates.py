@@ -43,6 +43,13 @@ def test_a_slate_shows_items_of_the_pool_with_their_scores_and_propensities_what
         assert (slates.scores[user, len(items) :] == -torch.inf).all()
 
 
+def test_a_slate_is_no_longer_than_the_pools_however_long_it_was_asked_for() -> None:
+    best, keys = pools(), {"user_keys": USER_KEYS, "item_keys": ITEM_KEYS}
+    slates, whole = (drawn(best, POLICY, size=size, **keys, seed=1) for size in (10**12, 4))
+    assert torch.equal(slates.items, whole.items)
+    assert slates.items.shape == best.items.shape
+
+
 def test_a_slate_goes_with_the_user_and_the_items_and_not_with_their_rows() -> None:
     best = pools()
     slates = drawn(best, POLICY, size=3, user_keys=USER_KEYS, item_keys=ITEM_KEYS, seed=1)

@@ -12,7 +12,7 @@ from pipelines.loading import load
 from pipelines.nightly import nightly
 from pipelines.outcomes import ConfigError
 from pipelines.settings import ExperimentSettings, NightSettings, OffPolicySettings, SimulateSettings
-from pipelines.simulated_month import simulate, told, valued_of
+from pipelines.simulated_month import audience_of, pools_of, simulate, told, valued_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIDE = {
@@ -150,6 +150,19 @@ def test_the_month_shows_what_nights_of_these_days_would_publish(simulated, tmp_
 def _scores(workspace: Path) -> pl.DataFrame:
     with duckdb.connect(str(workspace / "scores.duckdb"), read_only=True) as connection:
         return connection.sql("SELECT user_id, rank, item_id, propensity FROM scores").pl()
+
+
+def test_nothing_is_as_long_as_it_was_asked_for_where_there_are_fewer_items(tmp_path) -> None:
+    asked, _ = settings(tmp_path)
+    audience = audience_of(asked, 10**12)
+    assert len(audience.examined) == len(audience.item_ids)
+    published = pl.DataFrame(
+        {"user_id": audience.user_ids[:1], "item_id": audience.item_ids[:1], "rank": [1], "score": [0.5]},
+        schema_overrides={"score": pl.Float32},
+    )
+    items, scores = pools_of(published, audience, 10**12)
+    assert items.shape == scores.shape == (len(audience.user_ids), len(audience.item_ids))
+    assert (items >= 0).sum() == 1
 
 
 def test_sides_that_cannot_be_compared_are_told(tmp_path) -> None:
