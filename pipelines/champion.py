@@ -215,7 +215,8 @@ def decided(judgements: pl.DataFrame, margin: float, seed: int, level: float = 0
     )
     sign = -1 if metric in LOWER_IS_BETTER else 1
     base = abs(means[CHAMPION]["value"]) or 1.0
-    low, high = sorted(sign * pair[end] / base for end in ("low", "high"))
+    ends = [sign * pair[end] / base for end in ("low", "high") if pair[end] is not None]
+    low, high = sorted(ends) if ends else (None, None)
     found = {
         "metric": metric,
         "users": pair["users"],
@@ -225,6 +226,10 @@ def decided(judgements: pl.DataFrame, margin: float, seed: int, level: float = 0
         "low": low,
         "high": high,
     }
+    if low is None or high is None:
+        return Challenge(
+            True, f"a single user tells nothing of others: {found['gain']:+.2%} of {metric}", **found
+        )
     interval = f"{found['gain']:+.2%} ({low:+.2%} to {high:+.2%}) of {metric} on {pair['users']} users"
     if high < -margin:
         return Challenge(

@@ -525,7 +525,8 @@ def compared(
         best = best_baseline(summary, metric, row["shot"], baselines)
         pair = differences.filter((pl.col("learner") == learner) & (pl.col("shot") == row["shot"]))
         if best is not None and len(pair):
-            low, high = sorted(sign * pair[name].item() for name in ("low", "high"))
+            ends = [sign * end for end in (pair["low"].item(), pair["high"].item()) if end is not None]
+            low, high = sorted(ends) if ends else (None, None)  # of a single user
             shots[row["shot"]] |= {
                 "best_baseline": best["mean"],
                 "best_baseline_name": best["learner"],

@@ -125,6 +125,8 @@ def verdict(shot: Summary) -> str:
     """Whether the first learner is better than the best baseline of a shot, by the paired interval."""
     if "difference_low" not in shot:
         return "alone"
+    if shot["difference_low"] is None:  # a single user decides nothing
+        return "tie"
     return "win" if shot["difference_low"] > 0 else "loss" if shot["difference_high"] < 0 else "tie"
 
 

@@ -1,7 +1,8 @@
 """From judgements of single users to means with intervals, and to paired differences of two learners.
 
 Users are the unit: a user's draws are averaged first, then users are resampled with replacement (bootstrap, percentile
-interval). The judged squared error (``mse``) is reported as ``rmse``, the root of its mean, in every resample as well.
+interval). Of a single user there is no interval: every resample is that user again, and says nothing of any other. The judged
+squared error (``mse``) is reported as ``rmse``, the root of its mean, in every resample as well.
 """
 
 import polars as pl
@@ -32,13 +33,14 @@ def summarize(
     judgements: columns of ``tables.JUDGEMENTS``; NaN or null where a user had nothing relevant.
     draws: bootstrap resamples; level: of the percentile interval.
     Gives one row per learner, metric and shot (in the order of the judgements; shots rising):
-    learner, shot, metric, mean, low, high, users (judged), users_without_relevant (left out of the mean, in no draw relevant).
+    learner, shot, metric, mean, low, high (null of a single user), users (judged), users_without_relevant (left out of the
+    mean, in no draw relevant).
     """
     per_user = _per_user(judgements)
     cells, (values,) = _matrices(per_user, ["value"])
     lower = _roots(cells)
     means = _mean(values, lower)
-    low, high = _interval(_rooted(_resampled_means(values, draws, seed), lower), level)
+    low, high = _interval(_rooted(_resampled_means(values, draws, seed), lower), level, values)
     counts = per_user.group_by(_CELL).agg(
         users=pl.col("value").is_not_null().sum().cast(pl.Int64),
         users_without_relevant=pl.col("value").is_null().sum().cast(pl.Int64),
@@ -63,7 +65,8 @@ def paired_differences(
     """How a learner differs from another on the users that both were judged on, at every shot and metric.
 
     Gives: learner, against, shot, metric, difference (learner minus against), low, high, users, better, worse (shares of
-    users, judged by their own values) and verdict: "better" or "worse" where the interval excludes zero, else "undecided".
+    users, judged by their own values) and verdict: "better" or "worse" where the interval excludes zero, else "undecided", as
+    it is where a single user gives no interval (low and high are null).
     Raises KeyError if one of the two was not judged.
     """
     for name in (learner, against):
@@ -163,7 +166,7 @@ def _differences(pairs: pl.DataFrame, draws: int, seed: int, level: float) -> pl
     resampled = _rooted(_resampled_means(left, draws, seed), roots) - _rooted(
         _resampled_means(right, draws, seed), roots
     )
-    low, high = _interval(resampled, level)
+    low, high = _interval(resampled, level, left)
     sign = pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-1.0).otherwise(1.0)
     gain = sign * (pl.col("value") - pl.col("value_against"))
     shares = pairs.group_by(_CELL).agg(
@@ -207,14 +210,18 @@ def _mean(values: Tensor, roots: Tensor) -> Tensor:
     return _rooted(values.nanmean(0), roots)
 
 
-def _interval(resampled: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """The percentile interval of each column, two of [C]. resampled: [draws, C]."""
+def _interval(resampled: Tensor, level: float, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The percentile interval of each column, two of [C]; NaN where fewer than two users have a value.
+
+    resampled: [draws, C]. values: [U, C], NaN where a user has none.
+    """
     edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=resampled.dtype)
     if resampled.numel() == 0:
         return resampled.new_zeros(resampled.shape[1]), resampled.new_zeros(resampled.shape[1])
     # A resample may hold none of the users of a small cell: such NaN are passed over.
     low, high = torch.nanquantile(resampled, edges, dim=0)
-    return low, high
+    alone = (~values.isnan()).sum(0) < 2
+    return low.masked_fill(alone, torch.nan), high.masked_fill(alone, torch.nan)
 
 
 def _roots(cells: pl.DataFrame) -> Tensor:

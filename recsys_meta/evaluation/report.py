@@ -43,7 +43,9 @@ def _cell(row: dict[str, float | None], best: str | None, intervals: bool, digit
         return "-"
     text = f"{mean:.{digits}f}"
     text = f"**{text}**" if text == best else text
-    return f"{text} [{low:.{digits}f}, {high:.{digits}f}]" if intervals else text
+    if not intervals:
+        return text
+    return f"{text} [no interval]" if low is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _users(rows: pl.DataFrame) -> str:

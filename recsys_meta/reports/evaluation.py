@@ -15,6 +15,7 @@ DEFAULT, BEST, OTHER = "#1f5fa8", "#c8590c", "#9a9a9a"
 _WIDTH, _HEIGHT = 620, 380  # pixels of the chart of the curves
 _LINE = 14  # pixels between the baselines of two labels
 _MIB_PER_GIB = 1024
+_NO_INTERVAL = "<small>no interval</small>"  # of a single user
 
 
 class Found(NamedTuple):
@@ -215,6 +216,8 @@ def difference_table(found: Found) -> str:
         row = cells.get((learner, shot))
         if row is None or row["difference"] is None:
             return "", ""
+        if row["low"] is None:
+            return f"{sign * row['difference']:+.4f} {_NO_INTERVAL}", row["verdict"]
         low, high = sorted(sign * row[name] for name in ("low", "high"))
         return f"{sign * row['difference']:+.4f} <small>{low:+.3f} to {high:+.3f}</small>", row["verdict"]
 
@@ -283,6 +286,8 @@ def metric_table(summary: pl.DataFrame, metric: str) -> str:
         row = cells.get((learner, shot))
         if row is None or row["mean"] is None:
             return "", ""
+        if row["low"] is None:
+            return f"{row['mean']:.4f} {_NO_INTERVAL}", ""
         return f"{row['mean']:.4f} <small>{row['low']:.3f} to {row['high']:.3f}</small>", ""
 
     learners = rows["learner"].unique(maintain_order=True).to_list()

@@ -34,13 +34,13 @@ def totals_table(totals: Sequence[dict[str, Any]]) -> str:
     ]
     for total in totals:
         differences = [
-            f"{total[f'difference_by_{by}']:+.4f} ({total[f'low_by_{by}']:+.4f} to {total[f'high_by_{by}']:+.4f})"
+            f"{total[f'difference_by_{by}']:+.4f} ({_between(total[f'low_by_{by}'], total[f'high_by_{by}'], '+.4f')})"
             if f"difference_by_{by}" in total
             else ""
             for by in ("users", "nights")
         ]
         lines.append(
-            f"| {total['regime']} | {total['ndcg']:.4f} ({total['low']:.4f} to {total['high']:.4f})"
+            f"| {total['regime']} | {total['ndcg']:.4f} ({_between(total['low'], total['high'], '.4f')})"
             f" | {total['ndcg_over_nights']:.4f} | {differences[0]} | {differences[1]} | {total['train_seconds']:.0f}"
             f" | {total['cpu_seconds']:.0f} | {total['gate_seconds']:.0f} | {total['kept']} |"
         )
@@ -85,3 +85,8 @@ def nights_picture(rows: pl.DataFrame, regimes: Sequence[str], against: str) -> 
     ]
     picture: str = vl_convert.vegalite_to_svg(alt.vconcat(*charts).to_json())
     return picture
+
+
+def _between(low: float | None, high: float | None, form: str) -> str:
+    """An interval; of a single user, or night, there is none."""
+    return "no interval" if low is None or high is None else f"{low:{form}} to {high:{form}}"

@@ -52,7 +52,8 @@ def suite_page(
     """The page.
 
     standings: the columns of ``STANDINGS``; mean is the learner's, low and high those of the paired difference (above 0:
-    the learner is better; null, as is the best baseline, where it stands alone), verdict a key of ``VERDICTS``.
+    the learner is better; null where a single user was judged, and where it stands alone, as is the best baseline),
+    verdict a key of ``VERDICTS``.
     ranks: of ``evaluation.ranks.mean_ranks``.
     """
     sections = [
@@ -119,7 +120,9 @@ def _best(row: Mapping[str, object]) -> str:
 
 
 def _interval(row: Mapping[str, object]) -> str:
-    return "" if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
+    if row["low"] is None:
+        return "" if row["best_baseline"] is None else "no interval"
+    return f"{row['low']:+.4f} to {row['high']:+.4f}"
 
 
 def _rank_table(ranks: pl.DataFrame, learner: str) -> str:

@@ -57,6 +57,32 @@ def test_where_nobody_can_be_judged_there_is_no_figure() -> None:
     assert summary.row(0)[3:] == (None, None, None, 0, 1)
 
 
+def test_of_a_single_user_there_is_a_figure_and_no_interval() -> None:
+    row = summarize(judgements([[0.25, 0.75], [float("nan")] * 2], metric="ndcg@10")).row(0, named=True)
+    assert (row["mean"], row["low"], row["high"], row["users"]) == (0.5, None, None, 1)
+
+
+@pytest.mark.parametrize("metric", ["mse", "ndcg@10"])
+def test_a_single_user_decides_nothing_and_two_who_agree_do(metric) -> None:
+    for users, verdicts in ((1, {"undecided"}), (2, {"better", "worse"})):
+        table = pl.concat(
+            [
+                judgements([[4.0]] * users, "a", metric=metric),
+                judgements([[9.0]] * users, "b", metric=metric),
+            ]
+        )
+        found = pl.concat([paired_differences(table, "a", "b"), differences_to(table, "a")])
+        assert set(found["verdict"]) == verdicts
+        assert found["low"].null_count() == found["high"].null_count() == (2 if users == 1 else 0)
+        assert found["difference"].null_count() == 0
+
+
+def test_a_user_alone_in_its_cell_has_no_interval_beside_cells_of_many() -> None:
+    many = judgements([[0.1], [0.5], [0.9]], metric="ndcg@10")
+    found = summarize(pl.concat([many, judgements([[0.7]], shot="3", metric="ndcg@10")]))
+    assert found["low"].is_null().to_list() == [False, True]
+
+
 def test_squared_errors_are_reported_as_the_root_of_their_mean() -> None:
     summary = summarize(judgements([[1.0], [7.0], [16.0]], metric="mse"))
     assert summary["metric"].item() == "rmse"

@@ -29,6 +29,11 @@ def test_learners_by_shots_with_intervals() -> None:
     ]
 
 
+def test_a_mean_of_a_single_user_is_told_without_an_interval() -> None:
+    alone = summary().with_columns(low=None, high=None)
+    assert "| 0.60 [no interval] |" in markdown(alone, "mae", digits=2)
+
+
 def test_the_best_is_the_highest_where_higher_is_better() -> None:
     lines = markdown(summary("ndcg@10"), "ndcg@10", intervals=False, digits=1).splitlines()
     assert lines[2] == "| b\\|d | **0.7** |  | **0.6** |"

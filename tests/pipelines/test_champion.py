@@ -313,6 +313,13 @@ def test_with_less_evidence_asked_for_a_difference_that_may_be_chance_keeps_the_
     assert not decided(table, 0.01, 0, 0.5).promoted
 
 
+def test_a_single_user_keeps_no_champion() -> None:
+    found = decided(judgements([0.9], [0.1]), 0.01, 0)
+    assert found.promoted
+    assert (found.users, found.low, found.high) == (1, None, None)
+    assert found.reason.startswith("a single user tells nothing of others: -88.89%")
+
+
 def test_of_errors_less_is_better() -> None:
     errors = [0.5 + 0.01 * n for n in range(40)]
     worse = [error + 0.1 for error in errors]

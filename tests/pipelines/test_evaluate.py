@@ -16,6 +16,7 @@ from pipelines.judged import Judged, Tasks, Trial, trial_of
 from pipelines.loading import load
 from pipelines.settings import EvaluateSettings, ladder, ladders
 from recsys_meta import ingest
+from recsys_meta.cli import main
 from recsys_meta.episodes import RandomSplits
 from recsys_meta.tensors import Histories
 from recsys_meta.training.building import BuildError, learner_class
@@ -91,6 +92,22 @@ def test_learners_and_baselines_are_judged_at_every_shot_and_compared(world, cap
     assert json.loads((folder / "result.json").read_text())["shots"] == result["shots"]
     means = pl.read_parquet(folder / "summary.parquet").filter(learner="ItemMean", metric="mae")["mean"]
     assert means.n_unique() == 1  # whatever the shots, an item mean stays what it is
+
+
+def test_one_judged_user_gives_figures_without_intervals_and_nothing_is_decided(world, capsys) -> None:
+    arguments = ["evaluate", "--config", str(world / "evaluate.yaml"), "--quiet", "--protocol.share", "0.005"]
+    arguments += ["--learners", "[recsys_meta.baselines.user_bias.ItemMeanUserBias]"]
+    assert main([*arguments, "--baselines", "[recsys_meta.baselines.item_mean.ItemMean]"]) == 0
+    *printed, last = capsys.readouterr().out.splitlines()
+    assert "[no interval]" in "\n".join(printed)
+    for shot in json.loads(last)["shots"].values():
+        assert shot["default"] is not None
+        assert (shot["difference_low"], shot["difference_high"]) == (None, None)
+    (result,) = (world / "workspace" / "evaluations").glob("*/result.json")
+    assert "NaN" not in result.read_text()
+    with duckdb.connect(str(world / "workspace" / "evaluations.duckdb"), read_only=True) as connection:
+        found = connection.sql("SELECT DISTINCT users, low, high, verdict FROM evaluation_differences")
+        assert found.fetchall() == [(1, None, None, "undecided")]
 
 
 def test_a_rerun_finds_the_same_replaces_its_rows_and_tells_what_the_fit_cost_when_it_was_done(world) -> None:

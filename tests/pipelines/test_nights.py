@@ -110,3 +110,6 @@ def test_tables_and_picture_say_what_was_kept_and_what_it_cost() -> None:
     for by in ("users", "nights"):
         total |= {f"difference_by_{by}": 0.01, f"low_by_{by}": -0.01, f"high_by_{by}": 0.03}
     assert "+0.0100 (-0.0100 to +0.0300)" in totals_table([total])
+    alone = total | dict.fromkeys(("low", "high", "low_by_nights", "high_by_nights"))
+    assert "| 0.2000 (no interval) |" in totals_table([alone])
+    assert "+0.0100 (no interval)" in totals_table([alone])

@@ -10,7 +10,7 @@ from pipelines.loading import load
 from pipelines.outcomes import ConfigError
 from pipelines.settings import SuiteSettings
 from pipelines.suite import outcome, standings, suite
-from recsys_meta.reports.suite import standings_table
+from recsys_meta.reports.suite import standings_picture, standings_table
 from recsys_meta.store.evaluations import EVALUATIONS_FILE
 
 EVALUATION = """
@@ -86,6 +86,15 @@ def test_a_win_is_an_interval_above_zero_and_a_loss_one_below() -> None:
         "loss",
         "alone",
     ]
+
+
+def test_a_single_user_decides_no_shot() -> None:
+    alone = {"default": 0.1, "best_baseline": 0.2, "best_baseline_name": "P"}
+    shots = {"0": {**alone, "difference_low": None, "difference_high": None}}
+    stands = standings({"x": {"metric": "mae", "shots": shots}})
+    assert outcome(stands) == {"wins": 0, "ties": 1, "losses": 0}
+    assert standings_table(stands).splitlines()[-1].endswith("| 0.2000 P | no interval | tie |")
+    assert "<svg" in standings_picture(stands, "learner")
 
 
 def test_two_evaluations_of_one_name_stop_the_suite_before_anything_runs(world: Path) -> None:

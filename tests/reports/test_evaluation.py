@@ -116,3 +116,17 @@ def test_names_at_the_ends_of_the_lines_do_not_cover_each_other(found: Found) ->
     gaps = [(upper - lower) / (high - low) * chart["height"] for lower, upper in pairwise(heights)]
     assert len(heights) == len(NAMES)
     assert min(gaps) > 13  # pixels, as large as the letters
+
+
+def test_a_page_of_a_single_user_has_figures_and_says_that_there_is_no_interval(found: Found) -> None:
+    nothing = {"low": pl.lit(None, pl.Float64), "high": pl.lit(None, pl.Float64)}
+    alone = found._replace(
+        summary=found.summary.with_columns(**nothing),
+        differences=found.differences.with_columns(**nothing, verdict=pl.lit("undecided")),
+        harmed=found.harmed.with_columns(**nothing, verdict=pl.lit("undecided")),
+        breakdown=found.breakdown.with_columns(**nothing),
+    )
+    text = evaluation_page(alone)
+    assert text.count("<small>no interval</small>") > 2
+    told = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.search(r"\bNone\b|\bnan\b", told, flags=re.IGNORECASE)
