@@ -83,8 +83,8 @@ def ranking_metrics(
     total = torch.bincount(owners, minlength=len(scores))
     top = top_items(scores, candidates, k, places)
     hits = relevant.gather(1, top).to(torch.float64)  # [T, k]
-    discounts = _discounts(k, scores.device)
-    ideal = discounts.cumsum(0)[total.clamp(1, k) - 1]
+    discounts = _discounts(min(k, max(scores.shape[1], 1)), scores.device)
+    ideal = discounts.cumsum(0)[total.clamp(1, len(discounts)) - 1]
     rank = torch.arange(1, hits.shape[1] + 1, device=scores.device)
     metrics = {
         f"ndcg@{k}": hits @ discounts[: hits.shape[1]] / ideal,
@@ -115,7 +115,7 @@ def rated_ndcg(scores: Tensor, ratings: Tensor, mask: Tensor, k: int, gain: Gain
     gains = ratings.to(torch.float64).masked_fill(~mask, 0)
     if gain == "exponential":
         gains = torch.exp2(gains) - 1  # 0 stays 0
-    discounts = _discounts(k, scores.device)[: scores.shape[1]]
+    discounts = _discounts(min(k, scores.shape[1]), scores.device)
     found = gains.gather(1, _best_first(scores.masked_fill(~mask, -torch.inf), places))
     best = gains.sort(1, descending=True).values
     ideal = best[:, :k] @ discounts

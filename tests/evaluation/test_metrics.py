@@ -135,6 +135,18 @@ def test_a_list_longer_than_the_catalogue_is_no_error() -> None:
     }
 
 
+def test_however_long_a_list_is_asked_for_nothing_is_laid_out_by_it() -> None:
+    scores, candidates, relevant, places = world(4, 30, 0)
+    found, whole = (ranking_metrics(scores, candidates, relevant, k, places) for k in (10**12, 30))
+    for mine, its in zip(found.values(), whole.values(), strict=True):
+        assert torch.equal(mine.nan_to_num(-1.0), its.nan_to_num(-1.0))
+    rated = [
+        rated_ndcg(scores, relevant.float(), candidates, k, "linear", places.expand(4, 30))
+        for k in (10**12, 30)
+    ]
+    assert torch.equal(rated[0].nan_to_num(-1.0), rated[1].nan_to_num(-1.0))
+
+
 def test_users_who_cannot_be_judged_are_nan_by_every_metric() -> None:
     scores, nobody = torch.rand(2, 4), torch.zeros(2, 4, dtype=torch.bool)
     for values in ranking_metrics(scores, ~nobody, nobody, 2, tie_places(4, 0)).values():
