@@ -403,7 +403,7 @@ class Run:
     def pass_gates(self, run: store.RunFolder, inputs: Inputs) -> None:
         """Measures everything that has a limit. Raises GatesRefused where one of the gates refuses."""
         gates = self.night.gates
-        others = [m for m in self.workspace.manifests() if m.record["run_id"] != self.run_id]
+        others = [m for m in self.workspace.standing() if m.record["run_id"] != self.run_id]
         now = shown_in_parts(run)
         before = shown_before(self.workspace, others, self.config_fingerprint, now)
         self.gates += [

@@ -237,6 +237,7 @@ def test_runs_are_listed_newest_first_as_the_store_gives_them(tmp_path, monkeypa
         "users": 1000,
         "rows": 20000,
         "is_latest": True,
+        "rolled_back": False,
     }
     monkeypatch.setattr(store, "runs", lambda workspace: pl.DataFrame([row], schema=listed.schema))
     assert main(["runs", "--workspace", str(tmp_path)]) == 0

@@ -62,6 +62,22 @@ class Manifest(NamedTuple):
     rows: Mapping[str, int]  # table -> rows
     files: Mapping[str, FileRecord]  # name -> size and sha256
     record: RunRecord
+    after: int | None = None  # sequence of the publication in force before it, 0 for none; None: not recorded
+
+
+def led_to(run_id: str | None, published: Sequence[Manifest]) -> list[Manifest]:
+    """The publication of this run and those that led to it, newest first: the one in force when it was published, and so on.
+
+    What was rolled back from in between is left out. All of them where the run is not among them. published: newest first.
+    """
+    names = [manifest.record["run_id"] for manifest in published]
+    if run_id not in names:
+        return list(published)
+    line: list[Manifest] = []
+    for manifest in published[names.index(run_id) :]:
+        if not line or manifest.sequence <= _after(line[-1]):
+            line.append(manifest)
+    return line
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -98,6 +114,7 @@ def read_manifest(folder: Path) -> Manifest:
             | record
             | instants
             | {"run_date": date.fromisoformat(record["run_date"])},
+            content.get("after"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path}: not a manifest as it was written ({error})") from error
@@ -155,6 +172,10 @@ def jsonable(value: object) -> object:
         case float() if not math.isfinite(value):
             return None
     return value
+
+
+def _after(manifest: Manifest) -> int:
+    return manifest.sequence - 1 if manifest.after is None else manifest.after
 
 
 def _file_record(path: Path) -> FileRecord | None:

@@ -34,6 +34,7 @@ from recsys_meta.store.manifest import (
     check_record,
     file_records,
     jsonable,
+    led_to,
     read_manifest,
     verify_files,
     write_manifest,
@@ -130,8 +131,9 @@ def publish(
         fingerprint = run.fingerprint()
         if fingerprint is None:
             raise ValueError(f"run {run.run_id}: nothing begun in {run.parts}")
-        others = [manifest for manifest in workspace.manifests() if _run_id(manifest) != run.run_id]
-        previous = _in_force(workspace, run, others)
+        published = workspace.manifests()
+        others = [manifest for manifest in published if _run_id(manifest) != run.run_id]
+        previous = _in_force(workspace, run, published)
         kept = [
             manifest
             for place, manifest in enumerate(others)
@@ -156,10 +158,10 @@ def publish(
                     aliases={"latest": run_record["model_version"]} | dict(aliases or {}),
                     memory_limit=memory_limit,
                 )
-                sequence = max([0, *(manifest.sequence for manifest in others)]) + 1
-                write_manifest(
-                    temporary, Manifest(sequence, fingerprint, rows, file_records(temporary), run_record)
-                )
+                newest = max([0, *(manifest.sequence for manifest in others)])
+                after = next((one.sequence for one in others if _run_id(one) == previous), newest)
+                files = file_records(temporary)
+                write_manifest(temporary, Manifest(newest + 1, fingerprint, rows, files, run_record, after))
             replace_symlink_atomically(run.published, folder.name)
         workspace.point_at(run)
         _prune(workspace, run, kept, previous, before, full=len(kept) + 1 >= keep)
@@ -203,8 +205,12 @@ def read_scores(
 
 
 def runs(workspace: Workspace) -> pl.DataFrame:
-    """The published runs, newest first: run_id, run_date, status, users, rows, model_version, finished_at, is_latest."""
+    """The published runs, newest first: run_id, run_date, status, users, rows, model_version, finished_at, is_latest, and
+    rolled_back: whether a rollback returns to it only where it is named.
+    """
     latest = workspace.latest_run()
+    published = workspace.manifests()
+    standing = led_to(None if latest is None else latest.run_id, published)
     return pl.DataFrame(
         [
             {
@@ -215,8 +221,9 @@ def runs(workspace: Workspace) -> pl.DataFrame:
                 "users": manifest.rows[USER_STATUS],
                 "rows": manifest.rows[SCORES],
                 "is_latest": latest is not None and latest.run_id == manifest.record["run_id"],
+                "rolled_back": manifest not in standing,
             }
-            for manifest in workspace.manifests()
+            for manifest in published
         ],
         schema={
             "run_id": pl.String,
@@ -227,6 +234,7 @@ def runs(workspace: Workspace) -> pl.DataFrame:
             "model_version": pl.String,
             "finished_at": tables.INSTANT,
             "is_latest": pl.Boolean,
+            "rolled_back": pl.Boolean,
         },
     )
 
@@ -389,8 +397,8 @@ def _id_types(run: RunFolder) -> tuple[pl.DataType, pl.DataType]:
     return user_type, item_type
 
 
-def _in_force(workspace: Workspace, run: RunFolder, others: Sequence[Manifest]) -> str | None:
-    """The run that readers saw before this one; where that is this one, the newest of the others."""
+def _in_force(workspace: Workspace, run: RunFolder, published: Sequence[Manifest]) -> str | None:
+    """The run that readers saw before this one; where that is this one, the newest of the others that led to it."""
     try:
         latest = workspace.latest_run()
     except Damaged as error:
@@ -398,7 +406,8 @@ def _in_force(workspace: Workspace, run: RunFolder, others: Sequence[Manifest]) 
         latest = None
     if latest is not None and latest.run_id != run.run_id:
         return latest.run_id
-    return _run_id(others[0]) if others else None
+    line = led_to(None if latest is None else latest.run_id, published)
+    return next((name for name in map(_run_id, line) if name != run.run_id), None)
 
 
 def _is_published(run: RunFolder, fingerprint: str, parquet: bool) -> bool:

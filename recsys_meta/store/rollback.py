@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
-from recsys_meta.store.manifest import Damaged, Manifest
+from recsys_meta.store.manifest import Damaged, Manifest, led_to
 from recsys_meta.store.publish import verify
 from recsys_meta.store.workspace import Workspace
 
@@ -30,8 +30,8 @@ def rollback(workspace: Workspace, run_id: str | None = None, *, dry_run: bool =
     """Puts the scores of an earlier published run in force again, every byte of them checked first.
 
     Args:
-        run_id: the run; None: the newest intact one that was published before the run in force. One that is damaged is
-            passed over. Where the pointer leads nowhere good, the newest intact one of all.
+        run_id: the run; None: the newest intact one of those that led to the run in force: none that was itself rolled back
+            from. One that is damaged is passed over. Where the pointer leads nowhere good, the newest intact one of all.
         dry_run: say what would be done, and leave the pointer.
 
     Raises NoSuchRun for a name that no published run has, Damaged where the named run is not intact, or none of the
@@ -47,7 +47,7 @@ def rollback(workspace: Workspace, run_id: str | None = None, *, dry_run: bool =
                 raise NoSuchRun(f"{workspace.root}: no published run {run_id!r}; found {known}")
             candidates, skipped = [run_id], {}
         else:
-            candidates = _earlier(published, before)
+            candidates = [name for name in map(_name, led_to(before, published)) if name != before]
         for candidate in candidates:
             run = workspace.run(candidate)
             try:
@@ -86,12 +86,6 @@ def _published(workspace: Workspace, skipped: dict[str, str]) -> list[Manifest]:
                 skipped[run.run_id] = str(error)
                 logger.warning("run %s is passed over: %s", run.run_id, error)
     return sorted(found, key=lambda manifest: manifest.sequence, reverse=True)
-
-
-def _earlier(published: list[Manifest], before: str | None) -> list[str]:
-    """The runs published before the one in force, newest first; all others where that one's place is not known."""
-    names = [_name(manifest) for manifest in published]
-    return names[names.index(before) + 1 :] if before in names else [name for name in names if name != before]
 
 
 def _name(manifest: Manifest) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from recsys_meta.store.atomic import remove_leftovers, replace_symlink_atomically
-from recsys_meta.store.manifest import Damaged, Manifest, RunRecord
+from recsys_meta.store.manifest import Damaged, Manifest, RunRecord, led_to
 from recsys_meta.store.parts import PUBLISHED, SCORES_FILE, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -192,6 +192,18 @@ class Workspace:
                 except Damaged as error:
                     logger.warning("run %s is left out: %s", run.run_id, error)
         return sorted(manifests, key=lambda manifest: manifest.sequence, reverse=True)
+
+    def standing(self) -> list[Manifest]:
+        """The manifest of the run in force and of those that led to it, newest first: none that was rolled back from.
+
+        All of them where nothing good is in force.
+        """
+        try:
+            latest = self.latest_run()
+        except Damaged as error:
+            logger.warning("%s", error)
+            latest = None
+        return led_to(None if latest is None else latest.run_id, self.manifests())
 
     def published(self) -> list[RunRecord]:
         """The records of the published runs, newest first."""

@@ -644,6 +644,7 @@ def test_runs_lists_what_is_published_newest_first(small_night: ModuleType, tmp_
         "model_version": "maml-1",
         "finished_at": None,
         "is_latest": True,
+        "rolled_back": False,
     }
 
 

@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 
 from recsys_meta.cli import main
-from recsys_meta.store import Damaged, NoSuchRun, RolledBack, Workspace, rollback
+from recsys_meta.store import Damaged, NoSuchRun, RolledBack, Workspace, rollback, runs
+from recsys_meta.store.manifest import write_manifest
 
 
 @pytest.fixture
@@ -105,6 +106,39 @@ def test_the_night_after_a_rollback_goes_on_from_there(workspace: Workspace, sma
     small_night.night(workspace.root, "night-4", 4, keep=1)
     assert in_force(workspace) == "night-4"
     assert rollback(workspace).run_id == "night-1"  # it was in force before, so it has stayed
+
+
+def test_what_was_rolled_back_from_does_not_come_back_unless_it_is_named(
+    workspace: Workspace, small_night: ModuleType
+) -> None:
+    def rolled_back() -> list[str]:
+        return runs(workspace).filter("rolled_back")["run_id"].to_list()
+
+    assert rolled_back() == []
+    assert rollback(workspace).run_id == "night-2"
+    assert rolled_back() == ["night-3"]
+    small_night.night(workspace.root, "night-4", 4)
+    small_night.night(workspace.root, "night-4", 5)  # from other data: still what followed night-2
+    small_night.night(workspace.root, "night-5", 6)
+    assert rolled_back() == ["night-3"]
+    assert [rollback(workspace).run_id for _ in range(3)] == ["night-4", "night-2", "night-1"]
+    assert rollback(workspace, "night-3").run_id == "night-3"
+    assert rollback(workspace).run_id == "night-2"
+
+
+def test_a_damaged_run_breaks_no_line(workspace: Workspace, small_night: ModuleType) -> None:
+    rollback(workspace)
+    small_night.night(workspace.root, "night-4", 4)
+    (workspace.run("night-2").published / "manifest.json").write_text("{}")
+    assert rollback(workspace).run_id == "night-1"
+
+
+def test_a_manifest_of_before_this_was_recorded_follows_the_one_counted_before(workspace: Workspace) -> None:
+    for run in workspace.runs():
+        manifest = run.manifest()
+        assert manifest.after == manifest.sequence - 1
+        write_manifest(run.published.resolve(), manifest._replace(after=None))
+    assert [rollback(workspace).run_id for _ in range(2)] == ["night-2", "night-1"]
 
 
 def test_the_command_says_what_it_did_and_ends_with_json(
