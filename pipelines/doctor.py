@@ -26,9 +26,10 @@ _USERS, _ITEMS, _NEWEST = 64, 1_000, 100  # that the scores of a model are looke
 def doctor(workspace: store.Workspace, night: NightSettings | None, *, fix: bool = False) -> list[Finding]:
     """Looks at the workspace, and with the settings of a night at its data set and at the model in force on it.
 
-    ``fix`` first removes what killed writers left behind; nothing else is ever changed.
+    ``fix`` first removes what killed writers left behind and puts links back that a copy has followed; nothing else is ever
+    changed.
     """
-    findings = [cleaned(workspace)] if fix else []
+    findings = cleaned(workspace) if fix else []
     findings += store.examine(workspace)
     findings += bundles(workspace)
     if night is not None:
@@ -36,16 +37,20 @@ def doctor(workspace: store.Workspace, night: NightSettings | None, *, fix: bool
     return findings
 
 
-def cleaned(workspace: store.Workspace) -> Finding:
-    """Removes the temporary files of killed writers, under the lock."""
+def cleaned(workspace: store.Workspace) -> list[Finding]:
+    """Removes the temporary files of killed writers and puts followed links back, under the lock."""
     left = store.removable(workspace)
-    with workspace.lock("doctor"):  # which itself removes those at the top
+    with workspace.lock("doctor", mending=True):  # which itself removes those at the top
         for path in store.removable(workspace):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    return Finding("ok", "fix", f"removed {len(left)} temporary files")
+        links = store.relink(workspace)
+    findings = [Finding("ok", "fix", f"removed {len(left)} temporary files")]
+    if links:
+        findings.append(Finding("ok", "fix", f"put back {len(links)} links: {', '.join(map(str, links))}"))
+    return findings
 
 
 def bundles(workspace: store.Workspace) -> Iterator[Finding]:

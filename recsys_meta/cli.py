@@ -264,7 +264,9 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "doctor", "say what is the matter with a workspace; with a config, with its data set too"
     )
     doctor.add_argument(
-        "--fix", action="store_true", help="remove what killed commands left behind, and nothing else"
+        "--fix",
+        action="store_true",
+        help="remove what killed commands left behind and put links back that a copy has followed, and nothing else",
     )
     return parser
 

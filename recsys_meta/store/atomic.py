@@ -67,6 +67,22 @@ def replace_symlink_atomically(path: Path, target: str) -> None:
     fsync_path(path.parent)
 
 
+def replace_folder_by_symlink(path: Path, target: str) -> None:
+    """Puts a symbolic link to ``target`` (relative to the link's folder) in the place of the folder ``path``, durably.
+
+    The folder goes. In one step where ``replace_folder_atomically`` needs one.
+    """
+    temporary = temporary_sibling(path)
+    temporary.symlink_to(target)
+    try:
+        folder = _exchanged(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+    shutil.rmtree(folder)
+
+
 @contextmanager
 def replace_folder_atomically(path: Path) -> Iterator[Path]:
     """Yields a new temporary folder to fill; on leaving without an exception it replaces the folder ``path``.
@@ -83,17 +99,10 @@ def replace_folder_atomically(path: Path) -> Iterator[Path]:
             for name in files:
                 fsync_path(Path(folder, name))
             fsync_path(Path(folder))
-        if not path.exists():
+        if path.exists():
+            temporary = _exchanged(temporary, path)
+        else:
             temporary.rename(path)
-        elif not _exchange(temporary, path):
-            aside = temporary_sibling(path)
-            path.rename(aside)
-            try:
-                temporary.rename(path)
-            except BaseException:
-                aside.rename(path)
-                raise
-            temporary = aside
         fsync_path(path.parent)
     finally:
         if temporary.exists():  # a failed attempt, or what was replaced
@@ -114,6 +123,20 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _exchanged(temporary: Path, path: Path) -> Path:
+    """Lets ``temporary`` take the place of ``path``; where the latter lies now."""
+    if _exchange(temporary, path):
+        return temporary
+    aside = temporary_sibling(path)
+    path.rename(aside)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        aside.rename(path)
+        raise
+    return aside
 
 
 def _exchange(one: Path, other: Path) -> bool:

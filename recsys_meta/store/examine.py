@@ -38,6 +38,11 @@ class Finding(NamedTuple):
 
 def examine(workspace: Workspace) -> list[Finding]:
     """Everything that can be told of a workspace from its files. Every byte of every publication is read."""
+    try:
+        workspace.check_links()
+    except Damaged as error:  # nothing else can be told of what is published
+        what, _, advice = str(error).rpartition("; ")
+        return [Finding("error", "links", what, advice), _lock(workspace), _disk(workspace)]
     intact, runs = _published(workspace)
     in_force, pointer = _pointer(workspace, intact)
     return [

@@ -25,6 +25,7 @@ USER_STATUS = "user_status"
 USER_VECTORS = "user_vectors"
 QUARANTINE = "quarantine"
 PUBLISHED = "published"
+PUBLICATION = "publication-"  # begins the names of the folders that it may lead to
 SCORES_FILE = "scores.duckdb"
 
 # The tables whose columns and types are fixed; any other table may be written in parts as it comes.

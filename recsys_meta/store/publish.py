@@ -40,6 +40,7 @@ from recsys_meta.store.manifest import (
     write_manifest,
 )
 from recsys_meta.store.parts import (
+    PUBLICATION,
     QUARANTINE,
     SCORES,
     SCORES_FILE,
@@ -52,7 +53,6 @@ from recsys_meta.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-_PUBLICATION = "publication-"
 _SQL_TYPES: Mapping[pl.DataType, str] = {
     pl.Int8(): "TINYINT",
     pl.Int16(): "SMALLINT",
@@ -141,8 +141,8 @@ def publish(
         ]
         before = run.published.readlink().name if run.published.is_symlink() else None
         if not _is_published(run, fingerprint, parquet):
-            number = max([0, *(_number(path) for path in run.path.glob(f"{_PUBLICATION}*"))]) + 1
-            folder = run.path / f"{_PUBLICATION}{number:04d}"
+            number = max([0, *(_number(path) for path in run.path.glob(f"{PUBLICATION}*"))]) + 1
+            folder = run.path / f"{PUBLICATION}{number:04d}"
             with replace_folder_atomically(folder) as temporary:
                 rows = _build(
                     temporary,
@@ -206,8 +206,9 @@ def read_scores(
 
 def runs(workspace: Workspace) -> pl.DataFrame:
     """The published runs, newest first: run_id, run_date, status, users, rows, model_version, finished_at, is_latest, and
-    rolled_back: whether a rollback returns to it only where it is named.
+    rolled_back: whether a rollback returns to it only where it is named. Raises Damaged where it cannot be told.
     """
+    workspace.check_links()
     latest = workspace.latest_run()
     published = workspace.manifests()
     standing = led_to(None if latest is None else latest.run_id, published)
@@ -443,7 +444,7 @@ def _prune(
     for other in workspace.runs():
         if other.run_id in stays:
             in_use = {other.published.readlink().name} if other.published.is_symlink() else set()
-            for publication in other.path.glob(f"{_PUBLICATION}*"):
+            for publication in other.path.glob(f"{PUBLICATION}*"):
                 if publication.name not in in_use and (other.run_id, publication.name) != (
                     run.run_id,
                     before,
@@ -504,7 +505,7 @@ def _run_id(manifest: Manifest) -> str:
 
 
 def _number(publication: Path) -> int:
-    return int(publication.name.removeprefix(_PUBLICATION))
+    return int(publication.name.removeprefix(PUBLICATION))
 
 
 class _Statement(Template):

@@ -71,12 +71,14 @@ class Workspace:
         self._descriptor: int | None = None
 
     @contextmanager
-    def lock(self, run_id: str = "") -> Iterator[None]:
+    def lock(self, run_id: str = "", *, mending: bool = False) -> Iterator[None]:
         """Holds the workspace for writing until the block or the process ends, however it ends.
+
+        mending: takes it with followed links (see ``followed``), which nobody else may write beside.
 
         Whoever holds it may take it again through the same object. Raises AlreadyRunning at once where
         another holds it, NoWorkspace where there can be no such folder, Damaged where the lock is a link: what it
-        leads to would be written over.
+        leads to would be written over; and where links have become folders: what is published would count as never published.
         """
         if self._descriptor is not None:
             yield
@@ -92,6 +94,8 @@ class Workspace:
             ) from error
         if (self.root / ".lock").is_symlink():
             raise Damaged(f"{self.root / '.lock'}: is a link, expected a file of its own; remove it")
+        if not mending:
+            self.check_links()
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,6 +185,20 @@ class Workspace:
             for path in sorted((self.root / "runs").glob("*"))
             if path.is_dir() and not path.is_symlink() and _NAME.fullmatch(path.name)
         ]
+
+    def followed(self) -> list[Path]:
+        """The folders in the place of a link to a publication: a copy of the workspace that followed links has left them."""
+        folders = (run.published for run in self.runs())
+        return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+
+    def check_links(self) -> None:
+        """Raises Damaged where a folder stands in the place of a link."""
+        if folders := self.followed():
+            raise Damaged(
+                f"{folders[0]}: found a folder, expected a link to a publication beside it ({len(folders)} such): the workspace"
+                f" was copied with its links followed; recsys-meta doctor --fix --workspace {self.root} puts back those that"
+                " are whole, or copy it again with cp -a"
+            )
 
     def manifests(self) -> list[Manifest]:
         """The manifests of the published runs, newest first. One that is damaged is left out, and said."""
