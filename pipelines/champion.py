@@ -24,7 +24,7 @@ from recsys_meta.episodes import num_derived, rows_of, split_users
 from recsys_meta.evaluation.intervals import LOWER_IS_BETTER, paired_differences
 from recsys_meta.models.losses import RATING_LOSSES
 from recsys_meta.store.atomic import write_bytes_atomically
-from recsys_meta.tables import USER_ID, VALUE
+from recsys_meta.tables import USER_ID, VALUE, same_kind
 from recsys_meta.tensors import EpisodeBatch, Examples, Features, Histories
 from recsys_meta.training.bundle import Bundle, BundleError, load_bundle
 
@@ -148,16 +148,16 @@ def challenged(
 
 def incomparable(story: Story, champion: Bundle, challenger: Bundle, inputs: Inputs) -> str:
     """Why the champion cannot be judged beside the challenger; empty where it can."""
-    for side, encoder, table in (
-        ("users", champion.user_encoder, story.users),
-        ("items", champion.item_encoder, story.items),
+    for side, encoder, table, ids in (
+        ("users", champion.user_encoder, story.users, inputs.user_ids),
+        ("items", champion.item_encoder, story.items, inputs.item_ids),
     ):
         if encoder.features != declared(table):
             return f"it was trained on other features of {side}"
+        if not same_kind(encoder.ids.dtype, ids.dtype):
+            return f"ids of {side} were {encoder.ids.dtype} to it, tonight they are {ids.dtype}"
     if champion.item_encoder.extra_numbers != num_derived(story.item_windows):
         return "it was trained with other item_windows"
-    if champion.item_encoder.ids.dtype != inputs.item_ids.dtype:
-        return f"its items are {champion.item_encoder.ids.dtype}, those of tonight {inputs.item_ids.dtype}"
     if _rates(champion.learner, inputs) != _rates(challenger.learner, inputs):
         return "one of them predicts values, the other one ranks"
     return ""

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
-import duckdb
 import polars as pl
 
 from pipelines.champion import CHAMPION, Challenge
 from recsys_meta import store
 from recsys_meta.evaluation.drift import ks_distance, total_variation
 from recsys_meta.store.shown import Shown, shown_in_file
-from recsys_meta.tables import ADAPTED, ITEM_ID, POPULARITY
+from recsys_meta.tables import ADAPTED, ITEM_ID, POPULARITY, same_kind
 
 log = logging.getLogger(__name__)
 
@@ -163,14 +162,14 @@ def shown_before(
     run = workspace.run(last["run_id"])
     try:
         store.verify(run)
+        before = shown_in_file(run.scores)
     except store.Damaged as error:
         log.warning("no comparison with run %s: %s", run.run_id, error)
         return f"run {run.run_id} is damaged"
-    try:
-        before = shown_in_file(run.scores)
-    except duckdb.IOException as error:  # a reader that opened it for writing: everybody else is locked out
-        log.warning("no comparison with run %s: %s", run.run_id, str(error).splitlines()[0])
-        return f"the file of run {run.run_id} cannot be read now: another process may hold it for writing"
-    if before.items.schema[ITEM_ID] != now.items.schema[ITEM_ID]:
-        return f"the item ids of run {run.run_id} are of another type"
+    except store.HeldForWriting as error:
+        log.warning("no comparison with run %s: %s", run.run_id, error)
+        return f"the file of run {run.run_id} cannot be read now: another process holds it for writing"
+    ids, ids_now = (shown.items.schema[ITEM_ID] for shown in (before, now))
+    if not same_kind(ids, ids_now):
+        return f"the item ids of run {run.run_id} are {ids}, those of tonight {ids_now}"
     return before

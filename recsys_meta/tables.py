@@ -114,6 +114,11 @@ INTERLEAVED: Mapping[str, type[pl.DataType] | pl.DataType] = {
 }
 
 
+def same_kind(one: pl.DataType, other: pl.DataType) -> bool:
+    """Whether ids of these types can be the same id: of one type, or integers, which are compared by value."""
+    return one == other or (one.is_integer() and other.is_integer())
+
+
 def in_width(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Integer ids in another width. Raises ValueError, which names one, where some do not fit."""
     cast = ids.cast(dtype, strict=False)

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from recsys_meta.hashing import hashed, mixed, uniform
+from recsys_meta.tables import same_kind
 
 _SPARSE = 4  # places of a table of integer ids for each id that is asked for or in it, at most
 _LARGEST = 2**63 - 1  # of Int64
@@ -18,7 +19,7 @@ def rows_of(ids: pl.Series, among: pl.Series) -> pl.Series:
     and where ``among`` names an id twice.
     """
     if ids.dtype != among.dtype:
-        if not (ids.dtype.is_integer() and among.dtype.is_integer()):
+        if not same_kind(ids.dtype, among.dtype):
             raise ValueError(
                 f"ids {ids.name!r} are {ids.dtype}, but {among.dtype} was expected: ids have to keep one type"
             )

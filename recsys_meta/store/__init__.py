@@ -5,6 +5,7 @@ from recsys_meta.store.fingerprint import file_fingerprint, fingerprint
 from recsys_meta.store.manifest import DETERMINISTIC, Damaged, Manifest, RunRecord
 from recsys_meta.store.parts import RunFolder
 from recsys_meta.store.publish import Published, PublishRefused, publish, read_scores, runs, verify
+from recsys_meta.store.reading import HeldForWriting
 from recsys_meta.store.relink import relink
 from recsys_meta.store.rollback import NoSuchRun, RolledBack, rollback
 from recsys_meta.store.workspace import AlreadyRunning, NoWorkspace, Workspace
@@ -14,6 +15,7 @@ __all__ = [
     "AlreadyRunning",
     "Damaged",
     "Finding",
+    "HeldForWriting",
     "Manifest",
     "NoSuchRun",
     "NoWorkspace",

@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from recsys_meta.store.atomic import TEMPORARY
 from recsys_meta.store.manifest import Damaged, Manifest
 from recsys_meta.store.parts import SCHEMAS, SCORES, USER_STATUS, RunFolder
 from recsys_meta.store.publish import models_of, verify
+from recsys_meta.store.reading import HeldForWriting, reading
 from recsys_meta.store.workspace import Workspace
 
 Level = Literal["ok", "warning", "error"]
@@ -209,15 +209,14 @@ def _file(run: RunFolder, manifest: Manifest) -> Iterator[Finding]:
     else:
         yield Finding("ok", "versions", f"run {run.run_id} was made with what is installed here")
     try:
-        with closing(duckdb.connect(str(run.scores.resolve()), read_only=True)) as connection:
+        with reading(run.scores) as connection:
             yield _schema(connection)
             yield from _scores(connection)
+    except HeldForWriting as error:
+        said = f"the file of run {run.run_id} cannot be read: {error}"
+        advice = "close what holds it for writing; readers open it read-only (duckdb -readonly)"
+        yield Finding("error", "schema", said, advice)
     except duckdb.Error as error:
-        if "Could not set lock" in str(error):
-            said = f"the file of run {run.run_id} cannot be read: {str(error).splitlines()[0]}"
-            advice = "close what holds it for writing; readers open it read-only (duckdb -readonly)"
-            yield Finding("error", "schema", said, advice)
-            return
         said = f"the file of run {run.run_id} cannot be examined: {str(error).splitlines()[0]}"
         yield Finding("error", "schema", said, "it is not one that this version writes; run the night again")
 

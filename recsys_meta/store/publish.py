@@ -49,6 +49,7 @@ from recsys_meta.store.parts import (
     RunFolder,
     as_declared,
 )
+from recsys_meta.store.reading import HeldForWriting, reading
 from recsys_meta.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ def read_scores(
     path = path.resolve(strict=True)  # the pointer may move meanwhile; what it led to is read to the end
     if check:
         verify_files(path.parent, read_manifest(path.parent))
-    with closing(duckdb.connect(str(path), read_only=True)) as connection:
+    with reading(path) as connection:
         if user_ids is None:
             rows: pl.DataFrame = connection.sql(_sql("read_scores")).pl()
         else:
@@ -284,7 +285,7 @@ def _build(
                 named = {"alias": alias, "run_id": run.run_id, "model_version": version}
                 connection.execute(_sql("insert_alias"), named)
             if previous is not None:
-                _compare(connection, previous)
+                _compare(connection, previous, types)
             connection.execute(
                 _sql("views", cold_below="NULL" if cold_below is None else str(int(cold_below)))
             )
@@ -346,27 +347,32 @@ def _check(
         raise PublishRefused(run_id, failed)
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, previous: RunFolder) -> None:
+def _compare(connection: duckdb.DuckDBPyConnection, previous: RunFolder, types: Mapping[str, str]) -> None:
     """Keeps the ranks of the previous run for ``run_diff``; none where it is damaged, held for writing by another process, or its
-    ids are of other types.
+    ids are text and these numbers, or beyond what these types hold. Integers of another width are compared by value.
+
+    types: of the ids of this run, as schema.sql has them.
     """
-    try:
-        verify(previous)
-    except Damaged as error:
-        logger.warning("no comparison with run %s: %s", previous.run_id, error)
-        return
     path = previous.scores.resolve()
     try:
-        duckdb.connect(str(path), read_only=True).close()  # an ATTACH that fails would end the transaction
-    except duckdb.IOException as error:
-        logger.warning("no comparison with run %s: %s", previous.run_id, str(error).splitlines()[0])
+        verify(previous)
+        with reading(path):  # an ATTACH that fails would end the transaction
+            pass
+    except (Damaged, HeldForWriting) as error:
+        logger.warning("no comparison with run %s: %s", previous.run_id, error)
         return
     connection.execute(_sql("attach_previous", path=_quoted(path)))
-    here, there = (connection.sql(_sql("ids", table=table)).types for table in (SCORES, f"previous.{SCORES}"))
-    if here == there:  # otherwise DuckDB would match '007' to 7
-        connection.execute(_sql("previous"))
+    there = [str(dtype) for dtype in connection.sql(_sql("ids", table=f"previous.{SCORES}")).types]
+    text = _SQL_TYPES[pl.String()]
+    if any((one == text) != (other == text) for one, other in zip(types.values(), there, strict=True)):
+        # DuckDB would match '007' to 7.
+        found = f"its ids are {' and '.join(there)}, those of this run {' and '.join(types.values())}"
+        logger.warning("no comparison with run %s: %s", previous.run_id, found)
+    elif (beyond := connection.sql(_sql("previous_beyond", **types)).fetchall()[0][0]) > 0:
+        found = f"the ids of {beyond} of its rows do not fit {' and '.join(types.values())}"
+        logger.warning("no comparison with run %s: %s", previous.run_id, found)
     else:
-        logger.warning("no comparison with run %s: its ids are of other types", previous.run_id)
+        connection.execute(_sql("previous"))
 
 
 def _built_rows(connection: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, int]:
@@ -484,7 +490,7 @@ def _ids(values: pl.Series | Sequence[Any], dtype: pl.DataType) -> pl.Series:
     """The values as ids of this type. Raises TypeError where they are of another kind."""
     if not isinstance(values, pl.Series):
         values = pl.Series(list(values), dtype=None if len(values) else dtype)
-    if values.dtype != dtype and not (values.dtype.is_integer() and dtype.is_integer()):
+    if not tables.same_kind(values.dtype, dtype):
         raise TypeError(f"user_ids: found {values.dtype}, expected {dtype} as in the file")
     return values.cast(dtype, strict=False).drop_nulls()  # a number beyond the type is no user's id
 

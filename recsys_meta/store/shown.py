@@ -1,14 +1,13 @@
 """What a published file shows as a whole: all scores, and how often each item stands in the lists."""
 
-from contextlib import closing
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-import duckdb
 import polars as pl
 
 from recsys_meta.store.parts import SCORES, RunFolder
+from recsys_meta.store.reading import reading
 from recsys_meta.tables import ITEM_ID
 
 
@@ -20,9 +19,9 @@ class Shown(NamedTuple):
 
 
 def shown_in_file(path: Path) -> Shown:
-    """Of a published file; what it holds is for ``verify`` to check."""
+    """Of a published file; what it holds is for ``verify`` to check. Raises HeldForWriting."""
     folder = resources.files(__package__)
-    with closing(duckdb.connect(str(path.resolve(strict=True)), read_only=True)) as connection:
+    with reading(path) as connection:
         scores = connection.sql(folder.joinpath("shown_scores.sql").read_text("utf8")).pl()
         items = connection.sql(folder.joinpath("shown_items.sql").read_text("utf8")).pl()
     return Shown(scores["score"], items)

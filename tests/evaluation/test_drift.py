@@ -30,6 +30,16 @@ def test_rows_that_moved_to_other_items_are_counted_once() -> None:
     assert total_variation(before, now.tail(1), "item_id") == 1
 
 
+def test_ids_are_the_same_where_their_values_are_and_text_is_no_number() -> None:
+    before = pl.DataFrame({"item_id": [1, 2], "n": [3, 1]}, schema_overrides={"item_id": pl.Int32})
+    for wide in (pl.Int64, pl.UInt64):
+        assert total_variation(before, before.cast({"item_id": wide}), "item_id") == 0
+    largest = pl.DataFrame({"item_id": [2**64 - 1], "n": [1]}, schema_overrides={"item_id": pl.UInt64})
+    assert total_variation(before.cast({"item_id": pl.Int64}), largest, "item_id") == 1
+    with pytest.raises(ValueError, match="item_id is Int32 before and String now"):
+        total_variation(before, before.cast({"item_id": pl.String}), "item_id")
+
+
 def test_nothing_shown_is_as_far_as_can_be() -> None:
     nothing, something = (
         pl.DataFrame({"item_id": ["a"], "n": [0]}),

@@ -190,6 +190,35 @@ def test_a_champion_of_other_features_cannot_be_judged_and_is_replaced(tmp_path:
     )
 
 
+def retyped(folder: Path, dtype: type[pl.DataType], column: str = "item_id") -> tuple[tuple[str, str], ...]:
+    """The sample world with other ids."""
+    overrides = []
+    for name in ("interactions", "items"):
+        table = pl.read_parquet(SAMPLE / f"{name}.parquet")
+        if column in table.columns:
+            table = table.with_columns(pl.col(column).rank("dense").cast(dtype))
+        table.write_parquet(folder / f"{name}.parquet")
+        overrides.append((f"{name}.path", str(folder / f"{name}.parquet")))
+    return tuple(overrides)
+
+
+def test_ids_of_another_width_are_the_same_ids_to_the_champion_and_the_gates(tmp_path: Path) -> None:
+    nightly.nightly(*settings(tmp_path, *retyped(tmp_path, pl.Int32)))
+    second = nightly.nightly(*settings(tmp_path, NEXT, *retyped(tmp_path, pl.Int64)))
+    assert gate_of(second)["users"] > 100
+    drift = {gate["gate"]: gate for gate in second["gates"] if "drift" in gate["gate"]}
+    assert [gate["verdict"] for gate in drift.values()] == ["passed", "passed"]
+    assert drift["item_drift"]["figure"] < 0.9
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_numbers_that_have_become_text_are_other_ids_and_that_is_said(tmp_path: Path, column: str) -> None:
+    nightly.nightly(*settings(tmp_path, *retyped(tmp_path, pl.Int32, column)))
+    second = nightly.nightly(*settings(tmp_path, NEXT, *retyped(tmp_path, pl.String, column)))
+    said = f"ids of {column.removesuffix('_id')}s were Int32 to it, tonight they are String"
+    assert gate_of(second)["reason"] == f"not comparable with the champion: {said}"
+
+
 def test_a_champion_of_another_algorithm_is_judged_all_the_same(tmp_path: Path) -> None:
     nightly.nightly(*settings(tmp_path))
     popular = ("learner", "{class_path: recsys_meta.baselines.popularity.Popularity}")

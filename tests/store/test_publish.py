@@ -277,13 +277,40 @@ def test_a_comparison_needs_the_same_types_and_an_intact_file_and_is_left_out_on
 
     assert previous_ranks("night-1", [1, 2]) == 0
     assert previous_ranks("night-2", ["1", "002"]) == 0
-    assert "other types" in caplog.text
+    assert "its ids are BIGINT and BIGINT, those of this run VARCHAR and BIGINT" in caplog.text
     assert previous_ranks("night-3", ["1", "2"]) == 2
     assert previous_ranks("night-4", ["1", "2"], compare_with_previous=False) == 0
     scores = workspace.run("night-4").scores.resolve()
     scores.write_bytes(scores.read_bytes()[:-1])
     assert previous_ranks("night-5", ["1", "2"]) == 0
     assert "no comparison with run night-4" in caplog.text
+
+
+def test_ids_of_another_width_are_compared_by_value_and_those_that_do_not_fit_are_said(
+    small_night: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workspace = Workspace(tmp_path)
+
+    def kept(run_id: str, user_type: pl.DataType, item_type: pl.DataType, users: list[int]) -> list[Any]:
+        run = begun(workspace, run_id)
+        ids = pl.Series(users, dtype=user_type)
+        run.begin("f")
+        frame = small_night.scores(run_id, users, [10, 11])
+        run.write_part("scores", 0, frame.cast({"user_id": user_type, "item_id": item_type}))
+        run.write_part("user_status", 0, small_night.status(ids))
+        run.finish_shard(0, {})
+        small_night.publish(workspace, run, ids)
+        return query(
+            workspace.pointer, "SELECT user_id, n_kept, n_entered, n_left FROM run_diff ORDER BY ALL"
+        )
+
+    kept("night-1", pl.Int32(), pl.Int32(), [1, 2])
+    assert kept("night-2", pl.Int64(), pl.UInt16(), [1, 3]) == [(1, 2, 0, 0), (2, 0, 0, 2), (3, 0, 2, 0)]
+    assert kept("night-3", pl.Int32(), pl.Int64(), [1]) == [(1, 2, 0, 0), (3, 0, 0, 2)]
+    kept("night-4", pl.Int64(), pl.Int64(), [1, 2**40])
+    assert "no comparison" not in caplog.text
+    assert kept("night-5", pl.Int32(), pl.Int64(), [1]) == [(1, 0, 2, 0)]
+    assert "night-4: the ids of 2 of its rows do not fit INTEGER and BIGINT" in caplog.text
 
 
 # Each change makes two good tables bad in one way; beside it the checks that have to say so.
