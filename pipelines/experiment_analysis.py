@@ -243,17 +243,10 @@ def same_ids(table: pl.DataFrame, exposures: pl.DataFrame, name: str) -> pl.Data
     """The table with its users in the type of the exposures'. Raises InputError where one side is text and the other is not, or
     where an id does not fit.
     """
-    wanted, found = exposures.schema[USER_ID], table.schema[USER_ID]
-    if found == wanted:
-        return table
-    if found.is_integer() and wanted.is_integer():
-        try:
-            return table.with_columns(in_width(table[USER_ID], wanted))
-        except ValueError as error:
-            raise ingest.InputError(f"{name}: {error}") from error
-    raise ingest.InputError(
-        f"{USER_ID} is {wanted} in the exposures and {found} in the {name}; expected one type of id"
-    )
+    try:
+        return table.with_columns(in_width(table[USER_ID], exposures.schema[USER_ID], "the exposures"))
+    except ValueError as error:
+        raise ingest.InputError(f"{name}: {error}") from error
 
 
 def metric_of(settings: MetricSettings) -> Metric:

@@ -101,12 +101,39 @@ def rows_gate(rows: int, earlier: Sequence[int], allowed: float) -> Gate:
         return Gate("rows", 1.0, allowed, REFUSED, reason, setting)
     if not earlier:
         return Gate("rows", None, allowed, NOT_JUDGED, "no other night is published", setting)
-    usual = median(earlier)
-    drop = (usual - rows) / usual if usual else 0.0
-    nights = f"the median of the last {len(earlier)} nights" if len(earlier) > 1 else "the last night"
-    change = f"{rows:,} rows are {rows / usual - 1 if usual else 0:+.1%} against {nights}, {usual:,.0f}"
+    drop, change = _drop(rows, earlier)
     reason = f"{change}; max_row_drop {allowed:.0%}"
     return Gate("rows", drop, allowed, REFUSED if drop > allowed else PASSED, reason, setting)
+
+
+def features_gate(
+    rows: Mapping[str, int], earlier: Mapping[str, Sequence[int]], allowed: float | None
+) -> Gate:
+    """Whether rows of a table of users or items are missing: whoever has none is known by the id alone. figure: the worst drop.
+
+    rows: of each table tonight, which is named by its file; earlier: of the same ones on the last nights.
+    """
+    setting = "gates.max_feature_drop"
+    drops = {table: _drop(found, earlier[table]) for table, found in rows.items() if earlier.get(table)}
+    if not drops:
+        reason = "no other night with a table of users or items is published"
+        return Gate("features", None, allowed, NOT_JUDGED, reason, setting)
+    figure = max(drop for drop, _ in drops.values())
+    beyond = {table for table, (drop, _) in drops.items() if allowed is not None and drop > allowed}
+    limit = "no limit is set" if allowed is None else f"max_feature_drop {allowed:.0%}"
+    told = "; ".join(f"{table}: {said}" for table, (_, said) in drops.items() if table in (beyond or drops))
+    verdict = REFUSED if beyond else PASSED
+    return Gate("features", figure, allowed, verdict, f"{told}; {limit}", setting)
+
+
+def _drop(rows: int, earlier: Sequence[int]) -> tuple[float, str]:
+    """The share of the rows that is missing against the median of the last nights, and how that is said."""
+    usual = median(earlier)
+    nights = f"the median of the last {len(earlier)} nights" if len(earlier) > 1 else "the last night"
+    change = f"{rows / usual - 1 if usual else 0:+.1%}"
+    return (
+        usual - rows
+    ) / usual if usual else 0.0, f"{rows:,} rows are {change} against {nights}, {usual:,.0f}"
 
 
 def fallen_gate(status: pl.LazyFrame, allowed: float) -> Gate:

@@ -154,6 +154,8 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
                 multi_separator=table.multi_separator,
                 max_quarantined_share=share,
             )
+            if checked[name].table.is_empty():
+                log.warning("%s: no rows, so nothing is known of any of the %s", table.path, name)
     interactions = checked["interactions"].table
     if interactions.is_empty():
         raise NothingToDo(f"{given.path}: no interactions before {moment or 'the end'}")
@@ -164,16 +166,16 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
         )
     users, items = (checked[name].table if name in checked else None for name in ("users", "items"))
     candidates = ids_of(story.candidates.table, ITEM_ID)
-    requested = None
-    if isinstance(story, NightSettings) and isinstance(story.score, IdTableSettings):
-        requested = ids_of(story.score, USER_ID)
+    score = story.score if isinstance(story, NightSettings) else None
+    asked = score if isinstance(score, IdTableSettings) else None
+    requested = ids_of(asked, USER_ID)
     return Inputs(
         interactions,
         events,
-        same_ids(users, USER_ID, interactions),
-        same_ids(items, ITEM_ID, interactions),
-        None if candidates is None else cast_ids(candidates, interactions),
-        None if requested is None else cast_ids(requested, interactions),
+        same_ids(users, USER_ID, interactions, story.users),
+        same_ids(items, ITEM_ID, interactions, story.items),
+        cast_ids(candidates, interactions, story.candidates.table),
+        cast_ids(requested, interactions, asked),
         pl.concat([found.quarantine for found in checked.values()]),
         {f"{name}_{what}": n for name, found in checked.items() for what, n in found.counts.items()},
     )
@@ -228,26 +230,30 @@ def ids_of(table: IdTableSettings | None, name: str) -> pl.Series | None:
     return ingest.read_ids(source_of(table), id_column=table.id).unique(maintain_order=True).alias(name)
 
 
-def same_ids(table: pl.DataFrame | None, name: str, interactions: pl.DataFrame) -> pl.DataFrame | None:
+def same_ids(
+    table: pl.DataFrame | None, name: str, interactions: pl.DataFrame, given: SourceSettings | None
+) -> pl.DataFrame | None:
     """The table with its ids in the type of the interactions'."""
-    return None if table is None else table.with_columns(cast_ids(table[name], interactions))
+    ids = cast_ids(None if table is None else table[name], interactions, given)
+    return None if table is None or ids is None else table.with_columns(ids)
 
 
-def cast_ids(ids: pl.Series, interactions: pl.DataFrame) -> pl.Series:
-    """Integer ids in the width of the interactions'. Raises InputError where one side is text and the other is not, or where an
-    id does not fit.
+def cast_ids(
+    ids: pl.Series | None, interactions: pl.DataFrame, given: SourceSettings | None
+) -> pl.Series | None:
+    """Integer ids in the width of the interactions'; of no rows, as a text file without any has them, in their type.
+
+    given: where the ids come from. None of None. Raises InputError where one side is text and the other is not, or where an id
+    does not fit.
     """
+    if ids is None:
+        return None
     wanted = interactions.schema[ids.name]
-    if ids.dtype == wanted:
-        return ids
-    if ids.dtype.is_integer() and wanted.is_integer():
-        try:
-            return in_width(ids, wanted)
-        except ValueError as error:
-            raise ingest.InputError(str(error)) from error
-    raise ingest.InputError(
-        f"{ids.name} is {wanted} in the interactions and {ids.dtype} in another table; expected one type of id"
-    )
+    try:
+        return ids.cast(wanted) if ids.is_empty() else in_width(ids, wanted, "the interactions")
+    except ValueError as error:
+        place = "" if given is None else f"{given.path}: "
+        raise ingest.InputError(f"{place}{error}") from error
 
 
 def union(*ids: pl.Series | None) -> pl.Series:

@@ -225,20 +225,13 @@ def read(settings: InterleaveSettings) -> tuple[pl.DataFrame, pl.DataFrame, pl.D
 
 
 def alike(table: pl.DataFrame, like: pl.DataFrame, path: Path, of: Path) -> pl.DataFrame:
-    """The table with its ids in the types of another. Raises InputError where one side is text and the other is not."""
-    for name in (USER_ID, ITEM_ID):
-        found, wanted = table.schema[name], like.schema[name]
-        if found == wanted:
-            continue
-        if not (found.is_integer() and wanted.is_integer()):
-            raise ingest.InputError(
-                f"{name} is {found} in {path} and {wanted} in {of}; expected one type of id"
-            )
-        try:
-            table = table.with_columns(in_width(table[name], wanted))
-        except ValueError as error:
-            raise ingest.InputError(f"{path}: {error}") from error
-    return table
+    """The table with its ids in the types of another. Raises InputError as ``in_width`` does, with the path."""
+    try:
+        return table.with_columns(
+            in_width(table[name], like.schema[name], str(of)) for name in (USER_ID, ITEM_ID)
+        )
+    except ValueError as error:
+        raise ingest.InputError(f"{path}: {error}") from error
 
 
 def write(settings: InterleaveSettings, fingerprint: str, found: Found) -> Summary:

@@ -184,7 +184,7 @@ def fixed_trial(
     columns = (USER_ID, ITEM_ID, "role", *(name for name in named.values() if name is not None))
     found = read(source_of(source), columns, ids=(USER_ID, ITEM_ID)).table
     rows = found.select(
-        *(cast_ids(found[name], inputs.interactions) for name in (USER_ID, ITEM_ID)),
+        *(cast_ids(found[name], inputs.interactions, source) for name in (USER_ID, ITEM_ID)),
         "role",
         *(
             pl.lit(0 if name == "draw" else 1).alias(name) if column is None else pl.col(column).alias(name)

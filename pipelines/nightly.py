@@ -23,6 +23,7 @@ from pipelines.gates import (
     champion_gate,
     drift_gates,
     fallen_gate,
+    features_gate,
     quarantine_gate,
     rows_gate,
     shown_before,
@@ -179,7 +180,8 @@ class Run:
             return inputs
 
     def fit(self, inputs: Inputs, who: Who, *, train_anew: bool = True) -> Model:
-        """The learner of the night."""
+        """The learner of the night. Raises GatesRefused where nothing good could come of these tables of features."""
+        self.pass_features(inputs)
         with self.step("train"):
             return fit_or_reuse(
                 self.night,
@@ -400,17 +402,39 @@ class Run:
                 aliases=self.aliases,
             )
 
+    @cached_property
+    def others(self) -> list[store.Manifest]:
+        """The publications that this night is compared with, newest first: what led to the one in force."""
+        return [one for one in self.workspace.standing() if one.record["run_id"] != self.run_id]
+
+    def pass_features(self, inputs: Inputs) -> None:
+        """Measures the tables of features. Raises GatesRefused before a model is trained without them, and used again later."""
+        given = {"users": self.night.users, "items": self.night.items}
+        counts = {
+            f"{name} of {table.path}": f"{name}_rows_kept"
+            for name, table in given.items()
+            if table is not None
+        }
+        last = [one.record["counts"] for one in self.others[: self.night.gates.nights]]
+        gate = features_gate(
+            {table: inputs.counts[count] for table, count in counts.items()},
+            {table: [found[count] for found in last if count in found] for table, count in counts.items()},
+            self.night.gates.max_feature_drop,
+        )
+        self.gates.append(gate)
+        if gate.verdict == REFUSED:
+            raise GatesRefused(self.run_id, self.gates)
+
     def pass_gates(self, run: store.RunFolder, inputs: Inputs) -> None:
         """Measures everything that has a limit. Raises GatesRefused where one of the gates refuses."""
         gates = self.night.gates
-        others = [m for m in self.workspace.standing() if m.record["run_id"] != self.run_id]
         now = shown_in_parts(run)
-        before = shown_before(self.workspace, others, self.config_fingerprint, now)
+        before = shown_before(self.workspace, self.others, self.config_fingerprint, now)
         self.gates += [
             quarantine_gate(inputs.counts, self.night.max_quarantined_share),
             rows_gate(
                 len(now.scores),
-                [manifest.rows["scores"] for manifest in others[: gates.nights]],
+                [manifest.rows["scores"] for manifest in self.others[: gates.nights]],
                 self.night.publish.max_row_drop,
             ),
             fallen_gate(run.scan("user_status"), gates.max_fallen_share),

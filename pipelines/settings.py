@@ -468,6 +468,11 @@ class GateSettings(Settings):
     nights: PositiveInt = Field(
         default=5, description="the rows are compared with the median of so many of the last nights"
     )
+    max_feature_drop: Share | None = Field(
+        default=0.3,
+        description="refuse to train and publish when the rows of users or items, the tables of features, fall by more than this"
+        " share against the last nights; none: never",
+    )
     max_fallen_share: Share = Field(
         default=0.01,
         description="refuse to publish when the adaptation of more than this share of the users was not finite",

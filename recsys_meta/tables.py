@@ -119,13 +119,19 @@ def same_kind(one: pl.DataType, other: pl.DataType) -> bool:
     return one == other or (one.is_integer() and other.is_integer())
 
 
-def in_width(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Integer ids in another width. Raises ValueError, which names one, where some do not fit."""
+def in_width(ids: pl.Series, dtype: pl.DataType, of: str) -> pl.Series:
+    """Ids in the type of those that they are matched with: integers in another width, anything else as it is.
+
+    of: where those stand, in words. Raises ValueError where one side is text and the other is not, and where an id does not fit.
+    """
+    if ids.dtype == dtype:
+        return ids
+    if not same_kind(ids.dtype, dtype):
+        raise ValueError(f"{ids.name} is {ids.dtype}, in {of} it is {dtype}; expected one type of id")
     cast = ids.cast(dtype, strict=False)
     lost = ids.filter(cast.is_null() & ids.is_not_null())
     if len(lost):
         raise ValueError(
-            f"{ids.name} {lost[0]} does not fit {dtype}, in which the ids are held that it is matched with; expected"
-            f" {ids.dtype} there too"
+            f"{ids.name} {lost[0]} does not fit {dtype}, its type in {of}; expected {ids.dtype} there too"
         )
     return cast

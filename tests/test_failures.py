@@ -313,6 +313,49 @@ def test_a_night_that_lost_many_rows_is_refused_unless_that_is_allowed(
     assert shown(world).height == 18
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_of_features_that_lost_its_rows_is_refused_before_training_unless_that_is_allowed(
+    world: Path, night: Callable[..., Ended], kind: str
+) -> None:
+    file = world / f"things.{kind}"
+    things = pl.DataFrame({"item_id": range(36), "kind": [f"k{item % 3}" for item in range(36)]})
+    clicks().with_columns(pl.col("item_id").str.slice(1).cast(pl.Int32)).write_parquet(
+        world / "clicks.parquet"
+    )
+
+    def tonight(rows: int, *arguments: str) -> Ended:
+        write = pl.DataFrame.write_csv if kind == "csv" else pl.DataFrame.write_parquet
+        write(things.head(rows), file)
+        return night(
+            "--items.path", str(file), "--interactions.path", str(world / "clicks.parquet"), *arguments
+        )
+
+    assert tonight(36, "--run_date", "2026-01-31").code == 0
+    good, models = shown(world), set((world / "workspace" / "models").iterdir())
+    for rows, change in ((0, "-100.0%"), (20, "-44.4%")):
+        ended = tonight(rows)
+        assert ended.code == 4
+        told = f"items of {file}: {rows} rows are {change} against the last night, 36; max_feature_drop 30%"
+        assert f"{told} (see gates.max_feature_drop)" in ended.err
+        assert shown(world).equals(good)
+        assert set((world / "workspace" / "models").iterdir()) == models
+    ended = tonight(0, "--gates.max_feature_drop", "null")
+    assert ended.code == 0
+    assert f"{file}: no rows, so nothing is known of any of the items" in ended.err
+
+
+def test_after_a_rollback_a_night_is_held_against_what_is_in_force(
+    world: Path, night: Callable[..., Ended], good: pl.DataFrame
+) -> None:
+    some = clicks().filter(~pl.col("user_id").is_in([f"u{user}" for user in range(5)]))
+    some.write_csv(world / "clicks.csv")
+    assert night("--publish.max_row_drop", "1").code == 0
+    assert main(["rollback", "--workspace", str(world / "workspace")]) == 0
+    ended = night("--run_date", "2026-02-02")
+    assert ended.code == 4
+    assert "15 rows are -50.0% against the last night, 30" in ended.err
+
+
 def test_a_panic_of_polars_ends_the_night_with_its_last_line(
     world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

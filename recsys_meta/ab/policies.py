@@ -184,16 +184,10 @@ def matching(policy: Policy, logs: LoggedActions) -> pl.DataFrame:
     """The policy's table with ids in the types of the logs. Raises LogsError where one is text and the other is not, or does not
     fit.
     """
-    wanted = {name: logs.table.schema[name] for name in (*policy.keys, ITEM_ID)}
-    for name, dtype in wanted.items():
-        found = policy.table.schema[name]
-        if found != dtype and not (found.is_integer() and dtype.is_integer()):
-            raise LogsError(
-                f"{name} is {found} in policy {policy.name!r} and {dtype} in the logs; expected one type"
-            )
+    names = (*policy.keys, ITEM_ID)
     try:
         return policy.table.with_columns(
-            in_width(policy.table[name], dtype) for name, dtype in wanted.items()
+            in_width(policy.table[name], logs.table.schema[name], "the logs") for name in names
         )
     except ValueError as error:
         raise LogsError(f"policy {policy.name!r}: {error}") from error

@@ -81,7 +81,7 @@ def test_the_first_night_has_no_champion_and_the_second_a_challenge(tmp_path: Pa
     assert gate["users"] > 100
     assert gate["low"] <= gate["gain"] <= gate["high"] == gate["figure"]
     assert {gate["gate"] for gate in second["gates"]} == {
-        "champion", "quarantined", "rows", "fallen", "score_drift", "item_drift",
+        "features", "champion", "quarantined", "rows", "fallen", "score_drift", "item_drift",
     }  # fmt: skip
     assert all(gate["verdict"] in ("promoted", "passed") for gate in second["gates"])
     with duckdb.connect(str(tmp_path / "workspace" / "scores.duckdb"), read_only=True) as connection:

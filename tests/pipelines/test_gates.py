@@ -14,6 +14,7 @@ from pipelines.gates import (
     champion_gate,
     drift_gates,
     fallen_gate,
+    features_gate,
     quarantine_gate,
     rows_gate,
 )
@@ -47,6 +48,34 @@ def test_rows_are_held_against_the_median_of_the_last_nights(rows, earlier, figu
     assert gate.figure == (None if figure is None else pytest.approx(figure))
     assert gate.verdict == verdict
     assert gate.setting == "publish.max_row_drop"
+
+
+@pytest.mark.parametrize(
+    ("items", "allowed", "figure", "verdict"),
+    [
+        (0, 0.3, 1.0, REFUSED),
+        (70, 0.3, 0.3, PASSED),
+        (69, 0.3, 0.31, REFUSED),
+        (200, 0.3, 0.0, PASSED),
+        (0, None, 1.0, PASSED),
+    ],
+)
+def test_tables_of_features_are_held_against_the_last_nights_and_the_worst_is_the_figure(
+    items, allowed, figure, verdict
+) -> None:
+    rows = {"users of a.csv": 9, "items of b.csv": items}
+    gate = features_gate(rows, {"users of a.csv": [9], "items of b.csv": [100, 10, 110]}, allowed)
+    assert (gate.figure, gate.verdict) == (pytest.approx(figure), verdict)
+    assert (
+        f"items of b.csv: {items} rows are {items / 100 - 1:+.1%} against the median of the last 3 nights, 100"
+        in (gate.reason)
+    )
+    assert ("users of a.csv" in gate.reason) == (verdict == PASSED)
+
+
+def test_tables_of_features_that_no_night_has_read_are_not_judged() -> None:
+    for rows in ({}, {"items of b.csv": 0}):
+        assert features_gate(rows, {"items of b.csv": []}, 0.3).verdict == NOT_JUDGED
 
 
 @pytest.mark.parametrize(("allowed", "verdict"), [(0.25, REFUSED), (0.5, PASSED)])

@@ -203,7 +203,7 @@ def test_what_cannot_be_merged_is_told(overrides, error, message, folder) -> Non
 
 def test_ids_of_two_kinds_are_told_with_both_files(folder) -> None:
     pl.DataFrame({"user_id": [1], "item_id": [1], "score": [1.0]}).write_parquet(folder / "b.parquet")
-    with pytest.raises(InputError, match=r"user_id is Int64 in .*b.parquet and String in .*a.parquet"):
+    with pytest.raises(InputError, match=r"b.parquet: user_id is Int64, in .*a.parquet it is String"):
         run(folder, ("b.path", str(folder / "b.parquet")), ("b.table", "null"), ("b.rank", "null"))
 
 

@@ -331,16 +331,19 @@ def test_moments_without_a_single_episode_are_told(world) -> None:
 
 def test_ids_of_two_kinds_are_refused(world) -> None:
     pl.DataFrame({"user_id": [1, 2]}).write_parquet(world / "ids.parquet")
-    with pytest.raises(ingest.InputError, match="one type of id"):
+    with pytest.raises(
+        ingest.InputError,
+        match=r"ids\.parquet: user_id is Int64, in the interactions it is String; expected one type of id",
+    ):
         nightly.validate(*settings(world, ("score", f"{{path: {world}/ids.parquet, id: user_id}}")))
 
 
 def test_an_integer_id_that_does_not_fit_the_width_of_the_interactions_is_told() -> None:
     interactions = pl.DataFrame({"item_id": [1, 2]}, schema={"item_id": pl.Int32})
     fitting = pl.Series("item_id", [1, 2**31 - 1, None])
-    assert cast_ids(fitting, interactions).dtype == pl.Int32
+    assert cast_ids(fitting, interactions, None).dtype == pl.Int32
     with pytest.raises(ingest.InputError, match="item_id 3000000000 does not fit Int32"):
-        cast_ids(pl.Series("item_id", [1, 3_000_000_000]), interactions)
+        cast_ids(pl.Series("item_id", [1, 3_000_000_000]), interactions, None)
 
 
 @pytest.mark.parametrize("broken", ["writing", "scoring"])
