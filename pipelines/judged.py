@@ -270,7 +270,8 @@ def temporal_trial(settings: EvaluateSettings, protocol: TemporalProtocol, input
         moment: datetime = in_time[int((1 - protocol.share) * len(in_time))]
     else:
         moment = midnight(protocol.moment)
-    learned = before(settings, inputs, moment)
+    named = "the moment (protocol.share)" if protocol.moment is None else "protocol.moment"
+    learned = before(settings, inputs, moment, named)
     newcomers = without(inputs.events, learned.interactions[USER_ID].unique())
     known = newcomers.filter(pl.col(ITEM_ID).is_in(learned.item_ids.implode()))
     users = known[USER_ID].unique().sort()
@@ -280,8 +281,8 @@ def temporal_trial(settings: EvaluateSettings, protocol: TemporalProtocol, input
     rows = (histories.lengths >= enough).nonzero().squeeze(1)
     if not len(rows):
         raise ingest.InputError(
-            f"none of {len(users)} users who first come after {moment} has {enough} events; lower protocol.shots,"
-            " protocol.min_query, or move the moment"
+            f"none of {len(users)} users who first come after {named} {moment} has {enough} events;"
+            f"{' lower protocol.shots, protocol.min_query, or' if len(users) else ''} move the moment: {span(settings, inputs)}"
         )
     log.info(
         "known until %s: %d events; judged: %d of %d users who come after it; %d of their %d events are left out, with items"
@@ -305,7 +306,7 @@ def temporal_trial(settings: EvaluateSettings, protocol: TemporalProtocol, input
 def next_day_trial(settings: Story, protocol: NextDayProtocol, inputs: Inputs) -> Trial:
     """A night: cold users are judged on candidates that they meet for the first time on the day after."""
     moment = midnight(protocol.day + timedelta(days=1))
-    learned = before(settings, inputs, moment)
+    learned = before(settings, inputs, moment, f"the end of day {protocol.day},")
     counts = learned.interactions.group_by(USER_ID).len("n").sort(USER_ID)
     cold = counts.filter(pl.col("n") < settings.cold.below)[USER_ID]
     warm = counts.filter(pl.col("n") >= settings.cold.below)[USER_ID]
@@ -326,7 +327,8 @@ def next_day_trial(settings: Story, protocol: NextDayProtocol, inputs: Inputs) -
     users = asked[USER_ID].unique().sort()
     if users.is_empty():
         raise ingest.InputError(
-            f"none of {len(cold)} cold users meets a candidate new to it on the day after {protocol.day}"
+            f"none of {len(cold)} cold users meets a candidate new to it on the day after day {protocol.day};"
+            f" {span(settings, inputs)}"
         )
     rows = drawn(users, torch.arange(len(users)), protocol.max_users)
     log.info(
@@ -395,8 +397,8 @@ def drawn(users: pl.Series, rows: torch.Tensor, most: int | None) -> torch.Tenso
     return rows[user_keys(users)[rows].argsort()[:most]].sort().values
 
 
-def before(settings: Story, inputs: Inputs, moment: datetime) -> Inputs:
-    """What was known just before the moment. Raises ingest.InputError where nothing was."""
+def before(settings: Story, inputs: Inputs, moment: datetime, named: str) -> Inputs:
+    """What was known just before the moment, which is told as ``named``. Raises ingest.InputError where nothing was."""
     later_counts = settings.interactions.settled_by in ("newest", "mean")
     if later_counts and inputs.counts["interactions_merged_duplicates"]:
         # An event that a later one took the place of was known then: what a night at that moment would have read.
@@ -411,8 +413,16 @@ def before(settings: Story, inputs: Inputs, moment: datetime) -> Inputs:
         table.filter(pl.col(TIMESTAMP) < moment) for table in (inputs.interactions, inputs.events)
     )
     if events.is_empty():
-        raise ingest.InputError(f"no events before {moment}; expected some to learn from")
+        raise ingest.InputError(
+            f"no events before {named} {moment}, expected some to learn from; {span(settings, inputs)}"
+        )
     return inputs._replace(interactions=interactions, events=events)
+
+
+def span(settings: Story, inputs: Inputs) -> str:
+    """When the events were, in words."""
+    first, last = inputs.events.select(pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max()).row(0)
+    return f"{settings.interactions.path} has events from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
 
 
 def midnight(day: date) -> datetime:

@@ -411,10 +411,9 @@ def _explained(error: ValidationError, tree: Node, model: type[BaseModel]) -> It
         kind, found = fault["type"], ""
         if kind == "missing":
             loc = (*loc, fault["loc"][-1])
-            expectation = f"is missing; expected {_description(model, loc)}"
+            expectation = f"is missing; expected {_description(model, fault['loc'])}"
         elif kind == "extra_forbidden":
-            known = sorted(_keys_at(model, loc[:-1]))
-            expectation = f"unknown key; {suggestion(str(loc[-1]), known)}"
+            expectation = f"unknown key; {_known_instead(model, fault['loc'])}"
         elif kind in ("model_type", "model_attributes_type", "dict_type"):
             expectation, found = "expected keys and values", _found(node)
         elif kind in ("union_tag_invalid", "union_tag_not_found"):  # the key that tells which model is meant
@@ -455,22 +454,40 @@ def _models(annotation: object) -> Iterator[type[BaseModel]]:
         yield from _models(part)
 
 
-def _fields_at(model: type[BaseModel], loc: Loc) -> list[dict[str, FieldInfo]]:
-    """The fields of every model that may stand at this location."""
+def _known_instead(model: type[BaseModel], loc: Loc) -> str:
+    """What to set instead of the key at a pydantic location: one of another kind, of another place, or near to it."""
+    key = str(loc[-1])
+    tag = str(loc[-2]) if len(loc) > 1 else ""
+    kinds = [kind for one in _models_at(model, loc[:-2]) if key in one.model_fields for kind in _kinds(one)]
+    known = sorted({name for fields in _fields_at(model, loc[:-1]) for name in fields})
+    if kinds and tag in {kind for one in _models_at(model, loc[:-2]) for kind in _kinds(one)}:
+        return f"it belongs to kind: {' or '.join(kinds)}, of kind: {tag} expected one of {', '.join(known)}"
+    elsewhere = [place for place, _ in described(model) if place.rpartition(".")[2] == key]
+    if len(elsewhere) == 1:
+        return f"did you mean {elsewhere[0]}?"
+    return suggestion(key, known)
+
+
+def _models_at(model: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
+    """Every model that may stand at this location, or just the one that pydantic names there."""
     models = [model]
     for part in loc:
-        if isinstance(part, str):
-            models = [
-                deeper
-                for one in models
-                if part in one.model_fields
-                for deeper in _models(one.model_fields[part].annotation)
-            ]
-    return [one.model_fields for one in models]
+        if any(part in one.model_fields for one in models):
+            fields = (one.model_fields[str(part)] for one in models if part in one.model_fields)
+            models = [deeper for field in fields for deeper in _models(field.annotation)]
+        elif isinstance(part, str):  # pydantic's name for a member of a union
+            models = [one for one in models if part in _kinds(one)] or models
+    return models
 
 
-def _keys_at(model: type[BaseModel], loc: Loc) -> set[str]:
-    return {name for fields in _fields_at(model, loc) for name in fields}
+def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
+    """The kinds that tell this model from others in its place."""
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+
+
+def _fields_at(model: type[BaseModel], loc: Loc) -> list[dict[str, FieldInfo]]:
+    """The fields of every model that may stand at this location."""
+    return [one.model_fields for one in _models_at(model, loc)]
 
 
 def _description(model: type[BaseModel], loc: Loc) -> str:

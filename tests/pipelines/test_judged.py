@@ -1,5 +1,6 @@
 """Who is judged under each protocol, on what, and that nothing later is learned from."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -224,8 +225,30 @@ def test_validation_users_come_before_those_of_the_test(tmp_path: Path) -> None:
 
 
 def test_a_moment_after_which_nobody_comes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ingest.InputError, match="none of 0 users who first come after"):
+    told = r"none of 0 users who first come after protocol.moment 2026-03-05 .*; move the moment: .* has events from 2026-03-0"
+    with pytest.raises(ingest.InputError, match=told):
         trial(tmp_path, WEEK[:7], "{kind: temporal, moment: 2026-03-05}")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "told"),
+    [
+        ("{kind: temporal, moment: 2020-03-05}", "no events before protocol.moment 2020-03-05"),
+        (
+            "{kind: temporal, moment: 2030-03-05}",
+            "none of 0 users who first come after protocol.moment 2030-03-05",
+        ),
+        ("{kind: next_day, day: 2020-03-05}", "no events before the end of day 2020-03-05"),
+        ("{kind: next_day, day: 2030-03-05}", "new to it on the day after day 2030-03-05"),
+    ],
+)
+def test_a_moment_outside_of_all_events_is_told_with_their_file_and_times(
+    tmp_path: Path, protocol: str, told: str
+) -> None:
+    with pytest.raises(ingest.InputError) as caught:
+        trial(tmp_path, WEEK, protocol)
+    assert told in str(caught.value)
+    assert re.search(r"parquet has events from 2026-03-0\d \d\d:\d\d to 2026-03-0\d", str(caught.value))
 
 
 NIGHT = [

@@ -151,6 +151,36 @@ def test_a_protocol_of_no_known_kind_is_told_the_kinds(config, protocol, told):
     assert caught.value.problems == (f"{file}:3: protocol.kind: {told}",)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "told"),
+    [
+        (
+            "{kind: held_out_users, moment: 2026-01-01}",
+            "protocol.moment: unknown key; it belongs to kind: temporal, of kind: held_out_users expected one of clip, cutoff,",
+        ),
+        (
+            "{kind: temporal, min_history: 3}",
+            "protocol.min_history: unknown key; it belongs to kind: held_out_users, of kind: temporal expected one of clip,",
+        ),
+        ("{kind: temporal, momnt: 2026-01-01}", "protocol.momnt: unknown key; did you mean moment?"),
+        ("{kind: held_out_users, min_hist: 3}", "protocol.min_hist: unknown key; did you mean min_history?"),
+    ],
+)
+def test_a_key_of_another_kind_is_told_the_kind_and_near_names_are_those_of_its_own(config, protocol, told):
+    file = config(f"workspace: w\ninteractions: {{path: a, timestamp: t}}\nprotocol: {protocol}\n")
+    (found,) = problems([file], model=EvaluateSettings)
+    assert found.startswith(f"{file}:3: {told}")
+
+
+def test_a_key_that_stands_in_the_wrong_place_is_told_the_right_one(config):
+    file = config(NIGHT + "max_epochs: 3\npublish: {top_k: 3, max_score_drift: 1}\n")
+    assert set(problems([file])) == {
+        f"{file}:8: max_epochs: unknown key; did you mean training.max_epochs?",
+        f"{file}:9: publish.top_k: unknown key; did you mean top_k?",
+        f"{file}:9: publish.max_score_drift: unknown key; did you mean gates.max_score_drift?",
+    }
+
+
 def test_the_settings_of_a_protocol_are_checked(config):
     file = config(NIGHT.replace("learner:", "protocol: {kind: rating, episods: {path: e}}\nunused:"))
     found = problems([file], model=EvaluateSettings)
