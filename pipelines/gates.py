@@ -130,10 +130,9 @@ def _drop(rows: int, earlier: Sequence[int]) -> tuple[float, str]:
     """The share of the rows that is missing against the median of the last nights, and how that is said."""
     usual = median(earlier)
     nights = f"the median of the last {len(earlier)} nights" if len(earlier) > 1 else "the last night"
-    change = f"{rows / usual - 1 if usual else 0:+.1%}"
-    return (
-        usual - rows
-    ) / usual if usual else 0.0, f"{rows:,} rows are {change} against {nights}, {usual:,.0f}"
+    drop = (usual - rows) / usual if usual else 0.0
+    change = rows / usual - 1 if usual else 0
+    return drop, f"{rows:,} rows are {change:+.1%} against {nights}, {usual:,.0f}"
 
 
 def fallen_gate(status: pl.LazyFrame, allowed: float) -> Gate:

@@ -160,7 +160,12 @@ def publish(
                     memory_limit=memory_limit,
                 )
                 newest = max([0, *(manifest.sequence for manifest in others)])
-                after = next((one.sequence for one in others if _run_id(one) == previous), newest)
+                # Of a run in force whose manifest cannot be read the place is not known: it counts as the newest.
+                after = (
+                    next((one.sequence for one in others if _run_id(one) == previous), newest)
+                    if previous
+                    else 0
+                )
                 files = file_records(temporary)
                 write_manifest(temporary, Manifest(newest + 1, fingerprint, rows, files, run_record, after))
             replace_symlink_atomically(run.published, folder.name)

@@ -74,11 +74,10 @@ class Workspace:
     def lock(self, run_id: str = "", *, mending: bool = False) -> Iterator[None]:
         """Holds the workspace for writing until the block or the process ends, however it ends.
 
-        mending: takes it with followed links (see ``followed``), which nobody else may write beside.
-
         Whoever holds it may take it again through the same object. Raises AlreadyRunning at once where
         another holds it, NoWorkspace where there can be no such folder, Damaged where the lock is a link: what it
-        leads to would be written over; and where links have become folders: what is published would count as never published.
+        leads to would be written over; and where links have become folders, unless it is for ``mending``
+        these: what is published would count as never published.
         """
         if self._descriptor is not None:
             yield

@@ -126,6 +126,19 @@ def test_what_was_rolled_back_from_does_not_come_back_unless_it_is_named(
     assert rollback(workspace).run_id == "night-2"
 
 
+def test_a_run_in_force_that_is_made_anew_stays_where_it_was_in_the_line(
+    tmp_path: Path, small_night: ModuleType
+) -> None:
+    for version in (1, 2):
+        small_night.night(tmp_path, f"night-{version}", version)
+    workspace = Workspace(tmp_path)
+    rollback(workspace)
+    small_night.night(tmp_path, "night-1", 3)  # from other data, after night-2 was rolled back from
+    assert runs(workspace).filter("rolled_back")["run_id"].to_list() == ["night-2"]
+    with pytest.raises(Damaged, match="no intact run was published before"):
+        rollback(workspace)
+
+
 def test_a_damaged_run_breaks_no_line(workspace: Workspace, small_night: ModuleType) -> None:
     rollback(workspace)
     small_night.night(workspace.root, "night-4", 4)
