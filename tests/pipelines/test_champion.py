@@ -145,6 +145,7 @@ def test_a_night_whose_scores_have_jumped_is_refused_unless_the_setting_lets_it_
     assert (code, refused["status"]) == (4, "refused")
     verdicts = {gate["gate"]: gate["verdict"] for gate in refused["gates"]}
     assert verdicts == {
+        "features": "passed",
         "champion": "promoted",
         "quarantined": "passed",
         "rows": "passed",
