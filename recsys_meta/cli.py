@@ -65,11 +65,27 @@ _EXIT_CODES = "exit codes: 0 done" + "".join(f", {code} {status}" for code, stat
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; gives its exit code."""
     try:
+        return _ran(arguments)
+    except (
+        BrokenPipeError
+    ):  # of stdout: whoever read it has seen enough, and there is nobody to tell a last line
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 74
+
+
+def _ran(arguments: Sequence[str] | None) -> int:
+    try:
         args, rest = _parser().parse_known_args(arguments)
         with _logging(quiet=args.quiet):
-            if args.verb in OWN_VERBS:
-                return OWN_VERBS[args.verb](args, rest)
-            return _story(VERBS[args.verb], args, rest)
+            own = OWN_VERBS.get(args.verb)
+            code = own(args, rest) if own else _story(VERBS[args.verb], args, rest)
+            sys.stdout.flush()
+            return code
+    except (
+        BrokenPipeError
+    ):  # of stdout: whoever read it has seen enough, and there is nobody to tell a last line
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 74
     except KeyboardInterrupt:
         return _ended(130, "interrupted; the same command continues")
     except BaseException as error:
@@ -244,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_config(command)
         command.add_argument(
             "--print_config",
+            "--print-config",
             nargs="?",
             const="plain",
             choices=("plain", "comments"),
@@ -259,7 +276,9 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument(
         "--to", metavar="RUN_ID", help="that run, instead of the one before the run in force"
     )
-    rollback.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    rollback.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="say what would be done, and change nothing"
+    )
     doctor = _own(
         verbs, "doctor", "say what is the matter with a workspace; with a config, with its data set too"
     )

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -212,6 +213,15 @@ def test_print_config_prints_all_settings_and_runs_nothing(comments, config, sto
     assert calls[0][0].top_k == 5
     assert calls[0][0].workspace == tmp_path / "workspace"
     assert ("# items published per user" in printed) == bool(comments)
+
+
+def test_a_reader_of_the_output_that_has_seen_enough_leaves_no_traceback(config):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "recsys_meta.cli", "nightly", "--config", config, "--print-config"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (74, "")
 
 
 def test_runs_of_an_empty_workspace_are_none(tmp_path, config, capsys):
