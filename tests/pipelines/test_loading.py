@@ -271,7 +271,7 @@ def test_a_printed_config_loads_as_the_same_settings(config, comments):
         NightSettings, [config(NIGHT + "candidates: {seen_within: 36h}\nscore: {path: ids, id: u}")]
     )
     text = as_yaml(loaded.settings, comments=comments)
-    assert ("# items published per user\ntop_k: 20\n" in text) == comments
+    assert ("# items published per user, as many as there are at most\ntop_k: 20\n" in text) == comments
     again = load(NightSettings, [config(text, "again.yaml")])
     assert again.settings == loaded.settings
     assert again.fingerprint == loaded.fingerprint
