@@ -14,6 +14,7 @@ import torch
 
 from pipelines.cost import Cost, cost
 from pipelines.drawing import catalogue_at, clock_of, with_negatives
+from pipelines.inputs import keep_quarantine, set_aside, told_aside
 from pipelines.judged import Tasks, Trial, largest, read_judged, trial_of
 from pipelines.learning import Model, at_pace, check_buildable, fit_or_reuse
 from pipelines.settings import (
@@ -279,6 +280,8 @@ def write(settings: EvaluateSettings, fingerprint: str, trial: Trial, found: Eva
     found.summary.write_parquet(folder / "summary.parquet")
     metrics = [name for name in found.summary["metric"].unique(maintain_order=True) if ON_ITEMS not in name]
     tables = "\n".join(markdown(found.summary, name) for name in metrics)
+    tables += told_aside(trial.inputs.quarantine)
+    keep_quarantine(folder, trial.inputs.quarantine)
     write_bytes_atomically(folder / "tables.md", tables.encode())
     write_bytes_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
     page = evaluation_page(
@@ -320,6 +323,7 @@ def facts_of(settings: EvaluateSettings, trial: Trial, found: Evaluated) -> dict
         "learned from": known,
         **moment,
         "items": f"{len(trial.item_ids):,}",
+        "set aside": set_aside(trial.inputs.quarantine),
         "seed": str(settings.seed),
         "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "evaluation_id": found.folder.name,

@@ -74,6 +74,20 @@ def run(world: Path, *overrides: tuple[str, str]) -> dict:
     return evaluate.evaluate(loaded.settings, loaded.fingerprint)
 
 
+def test_rows_set_aside_are_kept_beside_what_was_found(world: Path) -> None:
+    file = world / "interactions.parquet"
+    table = pl.read_parquet(file)
+    table.vstack(table.head(1).with_columns(pl.lit(9, table.schema["rating"]).alias("rating"))).write_parquet(
+        file
+    )
+    run(world, ("learners", "[]"))
+    (folder,) = (world / "workspace" / "evaluations").glob("*")
+    (row,) = pl.read_parquet(folder / "quarantine.parquet").to_dicts()
+    assert (row["row"], row["column"]) == (table.height + 1, "rating")
+    assert "Set aside: 1 rows (quarantine.parquet)." in (folder / "tables.md").read_text()
+    assert "1 rows (quarantine.parquet)" in (folder / "report.html").read_text()
+
+
 def test_learners_and_baselines_are_judged_at_every_shot_and_compared(world, capsys) -> None:
     result = run(world)
     assert list(result["shots"]) == ["0", "1", "5", "all"]
