@@ -132,6 +132,7 @@ def test_a_rerun_finds_the_same_replaces_its_rows_and_tells_what_the_fit_cost_wh
     assert all(set(shot) == keys for shot in result["shots"].values())
     (folder,) = (world / "workspace" / "evaluations").iterdir()
     written = {"judgements.parquet", "summary.parquet", "tables.md", "result.json", "report.html"}
+    written.add("quarantine.parquet")
     assert {file.name for file in folder.iterdir()} == written
     with duckdb.connect(str(world / "workspace" / "evaluations.duckdb"), read_only=True) as connection:
         counts = dict(
