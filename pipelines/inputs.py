@@ -186,12 +186,17 @@ def keep_quarantine(folder: Path, quarantine: pl.DataFrame) -> None:
     path = folder / "quarantine.parquet"
     with replace_file_atomically(path) as temporary:
         quarantine.write_parquet(temporary)
+    warn_of(quarantine, f" in {path}")
+
+
+def warn_of(quarantine: pl.DataFrame, where: str = "") -> None:
+    """Says in the log how many rows are set aside, where, and what is wrong with the first; nothing of none."""
     if quarantine.height:
         first = quarantine.row(0, named=True)
         log.warning(
-            "%s rows are set aside in %s, first: %s, row %s, column %r: %s",
+            "%s rows are set aside%s, first: %s, row %s, column %r: %s",
             f"{quarantine.height:,}",
-            path,
+            where,
             *(first[name] for name in ("source", "row", "column", "reason")),
         )
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeVar
 import polars as pl
 import torch
 
-from pipelines.inputs import Inputs, cast_ids, read_inputs, source_of, union
+from pipelines.inputs import Inputs, cast_ids, read_inputs, source_of, union, warn_of
 from pipelines.settings import (
     EvaluateSettings,
     HeldOutProtocol,
@@ -88,13 +88,7 @@ def read_judged(settings: S) -> tuple[S, Inputs]:
     Raises ingest.InputError where no value is above 0, or where values are to be judged that are all the same.
     """
     inputs = read_inputs(settings, None)
-    if inputs.quarantine.height:
-        first = inputs.quarantine.row(0, named=True)
-        log.warning(
-            "%d rows are set aside, first: %s, row %s, column %r: %s",
-            inputs.quarantine.height,
-            *(first[name] for name in ("source", "row", "column", "reason")),
-        )
+    warn_of(inputs.quarantine)
     values = inputs.events[VALUE]
     if getattr(settings.protocol, "metrics", None) == "rating" and values.n_unique() == 1:
         raise ingest.InputError(

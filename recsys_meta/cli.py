@@ -66,9 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; gives its exit code."""
     try:
         return _ran(arguments)
-    except (
-        BrokenPipeError
-    ):  # of stdout: whoever read it has seen enough, and there is nobody to tell a last line
+    except BrokenPipeError:
+        # Of stdout, which even the last line could not be written to: whoever read it has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 74
 
@@ -81,11 +80,6 @@ def _ran(arguments: Sequence[str] | None) -> int:
             code = own(args, rest) if own else _story(VERBS[args.verb], args, rest)
             sys.stdout.flush()
             return code
-    except (
-        BrokenPipeError
-    ):  # of stdout: whoever read it has seen enough, and there is nobody to tell a last line
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 74
     except KeyboardInterrupt:
         return _ended(130, "interrupted; the same command continues")
     except BaseException as error:

@@ -175,7 +175,7 @@ class LadderedMAML(MAML):
         )
         self.vocabulary = sizes.item.ids if (item_ids if counts is None else counts) else 1
         self.past: list[_Known] = []  # of training alone; no bundle carries it
-        self.choices: Ragged | None = None  # of whom was counted, see ``choices_of``; the same
+        self.choices: Ragged | None = None  # of those counted; of training alone too
         self.prior_decay = prior_decay
         self.vector_decay = vector_decay
         self.power = power

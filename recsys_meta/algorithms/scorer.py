@@ -22,10 +22,8 @@ from recsys_meta.models.losses import (
 )
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, ItemCodes, Ragged, Sizes
 
-_MOST_ITEMS = (
-    16_384  # that steps of adaptation normalize over without gradient; of more a part, so many on average
-)
-_PART = 4_096
+# Items that steps of adaptation normalize over where no gradient is asked for; of more a part, so many on average.
+_MOST_ITEMS, _PART = 16_384, 4_096
 
 
 class Shelf(NamedTuple):
@@ -236,7 +234,7 @@ class Scorer(Learner):
 
 
 def part_of(pool: ItemCodes, tempering: float) -> ItemCodes:
-    """A part of many items for a softmax that there is no time for otherwise, the same at every look at them; few as they are.
+    """A part of many items, for a softmax that has no time for all; the same at every look at them. Few stay as they are.
 
     Drawn as ``episodes.DrawnPart`` does for a step of training, but by a number that each id keeps: from night to night the part
     changes no more than popularity does.
