@@ -93,8 +93,31 @@ def quarantine_gate(counts: Mapping[str, int], allowed: float) -> Gate:
     return Gate("quarantined", shares[worst], allowed, PASSED, reason, "max_quarantined_share")
 
 
-def rows_gate(rows: int, earlier: Sequence[int], allowed: float) -> Gate:
-    """Whether rows are missing against the median of the last nights: one odd night moves it little."""
+def usual_nights(
+    gate: str, allowed: float | None, others: Sequence[store.Manifest], nights: int
+) -> list[store.Manifest]:
+    """Those of the last nights that tell what is usual: without those that a higher limit let through, for they were odd.
+
+    All of them where none is left: what every one of them was is usual by now.
+
+    gate: the name of the one that compares; allowed: its limit tonight; others: newest first.
+    """
+    last = list(others[:nights])
+    if allowed is None:
+        return last
+    return [night for night in last if _figure(night, gate) <= allowed] or last
+
+
+def _figure(night: store.Manifest, gate: str) -> float:
+    """What a gate came to on that night; 0 where it was not judged, or not there yet."""
+    return next((row["figure"] or 0.0 for row in night.record["gates"] if row["gate"] == gate), 0.0)
+
+
+def rows_gate(rows: int, earlier: Sequence[int], allowed: float, left_out: int = 0) -> Gate:
+    """Whether rows are missing against the median of the last nights: one odd night moves it little.
+
+    earlier: rows of ``usual_nights``; left_out: how many of the last nights are not among them.
+    """
     setting = "publish.max_row_drop"
     if rows == 0:
         reason = "no rows, so no user has a candidate left (see candidates and interactions)"
@@ -102,16 +125,20 @@ def rows_gate(rows: int, earlier: Sequence[int], allowed: float) -> Gate:
     if not earlier:
         return Gate("rows", None, allowed, NOT_JUDGED, "no other night is published", setting)
     drop, change = _drop(rows, earlier)
-    reason = f"{change}; max_row_drop {allowed:.0%}"
+    reason = f"{change}{_without(left_out)}; max_row_drop {allowed:.0%}"
     return Gate("rows", drop, allowed, REFUSED if drop > allowed else PASSED, reason, setting)
 
 
 def features_gate(
-    rows: Mapping[str, int], earlier: Mapping[str, Sequence[int]], allowed: float | None
+    rows: Mapping[str, int],
+    earlier: Mapping[str, Sequence[int]],
+    allowed: float | None,
+    left_out: int = 0,
 ) -> Gate:
     """Whether rows of a table of users or items are missing: whoever has none is known by the id alone. figure: the worst drop.
 
-    rows: of each table tonight, which is named by its file; earlier: of the same ones on the last nights.
+    rows: of each table tonight, which is named by its file; earlier: of the same ones on ``usual_nights``; left_out: how many of
+    the last nights are not among them.
     """
     setting = "gates.max_feature_drop"
     drops = {table: _drop(found, earlier[table]) for table, found in rows.items() if earlier.get(table)}
@@ -123,7 +150,7 @@ def features_gate(
     limit = "no limit is set" if allowed is None else f"max_feature_drop {allowed:.0%}"
     told = "; ".join(f"{table}: {said}" for table, (_, said) in drops.items() if table in (beyond or drops))
     verdict = REFUSED if beyond else PASSED
-    return Gate("features", figure, allowed, verdict, f"{told}; {limit}", setting)
+    return Gate("features", figure, allowed, verdict, f"{told}{_without(left_out)}; {limit}", setting)
 
 
 def _drop(rows: int, earlier: Sequence[int]) -> tuple[float, str]:
@@ -133,6 +160,11 @@ def _drop(rows: int, earlier: Sequence[int]) -> tuple[float, str]:
     drop = (usual - rows) / usual if usual else 0.0
     change = rows / usual - 1 if usual else 0
     return drop, f"{rows:,} rows are {change:+.1%} against {nights}, {usual:,.0f}"
+
+
+def _without(left_out: int) -> str:
+    """How it is said that nights are not compared with."""
+    return f" ({left_out} let through beyond this limit not counted)" if left_out else ""
 
 
 def fallen_gate(status: pl.LazyFrame, allowed: float) -> Gate:

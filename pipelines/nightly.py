@@ -27,6 +27,7 @@ from pipelines.gates import (
     quarantine_gate,
     rows_gate,
     shown_before,
+    usual_nights,
 )
 from pipelines.inputs import Inputs, moment_of, read_inputs, run_date_of, timed
 from pipelines.learning import Model, at_pace, fit_or_reuse, present
@@ -415,11 +416,14 @@ class Run:
             for name, table in given.items()
             if table is not None
         }
-        last = [one.record["counts"] for one in self.others[: self.night.gates.nights]]
+        gates = self.night.gates
+        usual = usual_nights("features", gates.max_feature_drop, self.others, gates.nights)
+        earlier = [one.record["counts"] for one in usual]
         gate = features_gate(
             {table: inputs.counts[count] for table, count in counts.items()},
-            {table: [found[count] for found in last if count in found] for table, count in counts.items()},
-            self.night.gates.max_feature_drop,
+            {table: [found[count] for found in earlier if count in found] for table, count in counts.items()},
+            gates.max_feature_drop,
+            left_out=len(self.others[: gates.nights]) - len(usual),
         )
         self.gates.append(gate)
         if gate.verdict == REFUSED:
@@ -427,15 +431,17 @@ class Run:
 
     def pass_gates(self, run: store.RunFolder, inputs: Inputs) -> None:
         """Measures everything that has a limit. Raises GatesRefused where one of the gates refuses."""
-        gates = self.night.gates
+        gates, max_row_drop = self.night.gates, self.night.publish.max_row_drop
+        usual = usual_nights("rows", max_row_drop, self.others, gates.nights)
         now = shown_in_parts(run)
         before = shown_before(self.workspace, self.others, self.config_fingerprint, now)
         self.gates += [
             quarantine_gate(inputs.counts, self.night.max_quarantined_share),
             rows_gate(
                 len(now.scores),
-                [manifest.rows["scores"] for manifest in self.others[: gates.nights]],
-                self.night.publish.max_row_drop,
+                [manifest.rows["scores"] for manifest in usual],
+                max_row_drop,
+                left_out=len(self.others[: gates.nights]) - len(usual),
             ),
             fallen_gate(run.scan("user_status"), gates.max_fallen_share),
             *drift_gates(now, before, gates.max_score_drift, gates.max_item_drift),

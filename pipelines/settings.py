@@ -466,7 +466,9 @@ class GateSettings(Settings):
         default=2000, description="held-out users that both models are judged on, at most"
     )
     nights: PositiveInt = Field(
-        default=5, description="the rows are compared with the median of so many of the last nights"
+        default=5,
+        description="the rows are compared with the median of so many of the last nights, those let through beyond the limit"
+        " not counted",
     )
     max_feature_drop: Share | None = Field(
         default=0.3,

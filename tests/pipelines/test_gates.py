@@ -1,5 +1,7 @@
 """Gates: what each measures, where it refuses, and what is said of it; figures worked by hand."""
 
+from typing import Any
+
 import polars as pl
 import pytest
 
@@ -17,6 +19,7 @@ from pipelines.gates import (
     features_gate,
     quarantine_gate,
     rows_gate,
+    usual_nights,
 )
 from recsys_meta import store
 from recsys_meta.store.shown import Shown
@@ -76,6 +79,39 @@ def test_tables_of_features_are_held_against_the_last_nights_and_the_worst_is_th
 def test_tables_of_features_that_no_night_has_read_are_not_judged() -> None:
     for rows in ({}, {"items of b.csv": 0}):
         assert features_gate(rows, {"items of b.csv": []}, 0.3).verdict == NOT_JUDGED
+
+
+def night(number: int, figure: float | None) -> store.Manifest:
+    """A published night of which the rows came to this figure; None: they were not judged."""
+    gate = {"gate": "rows", "figure": figure}
+    record: Any = {"run_id": f"night-{number}", "gates": [{"gate": "features", "figure": 1.0}, gate]}
+    return store.Manifest(number, "", {}, {}, record)
+
+
+@pytest.mark.parametrize(
+    ("figures", "allowed", "usual"),
+    [
+        ([0.1, 0.75, -3.0, None], 0.3, [0, 2, 3]),  # newest first; the second was let through
+        ([0.75, 0.1, 0.1, 0.1, 0.1, 0.1], 0.3, [1, 2, 3, 4]),  # five nights are looked back, no further
+        ([0.75, 0.75, 0.75, 0.75, 0.75, 0.1], 0.3, [0, 1, 2, 3, 4]),  # by now that is usual
+        ([0.1, 0.75], 0.8, [0, 1]),
+        ([0.1, 0.75], None, [0, 1]),
+        ([], 0.3, []),
+    ],
+)
+def test_nights_that_were_let_through_do_not_tell_what_is_usual_until_there_are_no_others(
+    figures, allowed, usual
+) -> None:
+    others = [night(number, figure) for number, figure in enumerate(figures)]
+    assert [one.sequence for one in usual_nights("rows", allowed, others, 5)] == usual
+    assert usual_nights("champion", 0.3, others, 5) == others[:5]  # a gate that these nights have not had
+
+
+def test_nights_that_are_not_counted_are_said() -> None:
+    said = "(2 let through beyond this limit not counted)"
+    assert said in rows_gate(50, [100], 0.3, left_out=2).reason
+    assert said in features_gate({"users of a.csv": 50}, {"users of a.csv": [100]}, 0.3, left_out=2).reason
+    assert "not counted" not in rows_gate(50, [100], 0.3).reason
 
 
 @pytest.mark.parametrize(("allowed", "verdict"), [(0.25, REFUSED), (0.5, PASSED)])

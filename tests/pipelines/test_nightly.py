@@ -305,6 +305,12 @@ def test_a_night_that_lost_most_of_its_rows_is_refused_and_the_last_one_stays(wo
     assert published(world, "scores").equals(before)
     config, fingerprint = settings(world, tomorrow, ("publish.max_row_drop", "0.9"))
     assert nightly.nightly(config, fingerprint)["rows_published"] == 20 * 5
+    # The night that was let through is not what is usual.
+    with pytest.raises(
+        store.PublishRefused,
+        match=r"-66\.7% against the last night, 300 \(1 let through beyond this limit not counted\); max_row_drop 30%",
+    ):
+        nightly.nightly(*settings(world, ("run_date", "2026-11-01")))
 
 
 def test_a_night_without_any_row_is_refused(world) -> None:
