@@ -38,7 +38,7 @@ from recsys_meta.episodes import (
     trend_of,
 )
 from recsys_meta.models.losses import RATING_LOSSES
-from recsys_meta.tables import VALUE, Feature
+from recsys_meta.tables import VALUE, Feature, same_kind
 from recsys_meta.tensors import Sizes
 from recsys_meta.training.building import build
 from recsys_meta.training.bundle import Bundle, BundleError, check_bundle, load_bundle, save_bundle
@@ -371,10 +371,11 @@ def start_of(story: Story, choice: LearnerSettings, start: Model, inputs: Inputs
                 widths(inputs.items, declared(story.items)),
             ),
             ("item_windows", bundle.item_encoder.extra_numbers, num_derived(story.item_windows)),
-            ("item ids", bundle.item_encoder.ids.dtype, inputs.item_ids.dtype),
         )
         if found != expected
     ]
+    if not same_kind(bundle.item_encoder.ids.dtype, inputs.item_ids.dtype):
+        differing.append("item ids")
     if differing:
         log.warning("model %s has other %s: the training starts cold", start.version, ", ".join(differing))
         return None

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from recsys_meta.episodes.ids import rows_of
-from recsys_meta.tables import ITEM_ID, USER_ID, Feature, FeatureKind
+from recsys_meta.tables import ITEM_ID, USER_ID, Feature, FeatureKind, in_width
 from recsys_meta.tensors import Features, FeatureSizes, Ragged
 
 
@@ -71,7 +71,8 @@ class FeatureEncoder:
         """The same encoder, with what it does not know yet behind what it knows.
 
         What is known keeps its place and its scale, so that embeddings of this encoder are the first rows of those of the
-        grown one. Raises ValueError as ``fit`` does, and where a vector has become longer or shorter.
+        grown one. Integer ids may come in another width. Raises ValueError as ``fit`` does, and where a vector has become longer
+        or shorter.
         """
         new = FeatureEncoder.fit(
             ids, table, self.features, extra_numbers=self.extra_numbers, use_ids=len(self.ids) > 0
@@ -176,8 +177,11 @@ def _columns(ids: pl.Series, table: pl.DataFrame | None, features: Sequence[Feat
 
 
 def _appended(known: pl.Series, more: pl.Series) -> pl.Series:
-    """Those known, then the others."""
-    return pl.concat([known, more.cast(known.dtype).filter(rows_of(more, known).is_null())])
+    """Those known, then the others; in the integer width of those known, unless one of the others does not fit that."""
+    new = more.filter(rows_of(more, known).is_null())
+    if new.cast(known.dtype, strict=False).null_count():
+        return pl.concat([in_width(known, new.dtype, "what is new"), new])
+    return pl.concat([known, new.cast(known.dtype)])
 
 
 def _words(column: pl.Series) -> pl.Series:

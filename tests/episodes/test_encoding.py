@@ -226,6 +226,22 @@ def test_a_grown_encoder_reads_what_was_known_as_before_and_gives_what_is_new_th
     assert grown.sizes.ids == before.sizes.ids + 2
 
 
+@pytest.mark.parametrize(
+    ("new", "dtype", "grown"),
+    [
+        ([7, 9], pl.Int64, pl.Int32),
+        ([7, 2**40], pl.Int64, pl.Int64),  # does not fit: the vocabulary widens
+        ([7, 9], pl.Int8, pl.Int32),  # 300 is known
+    ],
+)
+def test_ids_of_another_width_grow_by_their_values(new, dtype, grown) -> None:
+    before = FeatureEncoder.fit(pl.Series("item_id", [300, 7], pl.Int32), None, ())
+    after = before.grown(pl.Series("item_id", new, dtype), None)
+    assert after.ids.to_list() == [300, 7, new[1]]
+    assert after.ids.dtype == grown
+    assert after.encode(pl.Series("item_id", new, dtype), None).ids.tolist() == [2, 3]
+
+
 def test_an_encoder_without_ids_grows_none() -> None:
     assert fitted(use_ids=False).grown(pl.Series("item_id", ["late"]), TABLE).ids.is_empty()
 

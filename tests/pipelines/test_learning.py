@@ -131,6 +131,26 @@ def test_other_settings_start_cold(clicks, capsys, caplog) -> None:
     assert "has other learner: the training starts cold" in caplog.text
 
 
+@pytest.mark.parametrize(("before", "now"), [(pl.Int32, pl.Int64), (pl.Int64, pl.Int16)])
+def test_a_warm_start_goes_on_where_ids_come_in_another_width(clicks, capsys, before, now) -> None:
+    table = pl.read_parquet(clicks / "clicks.parquet")
+    numbered = table.with_columns(pl.col("item_id").rank("dense"), pl.col("user_id").cast(before))
+    numbered.with_columns(pl.col("item_id").cast(before)).write_parquet(clicks / "clicks.parquet")
+    first = published(clicks)
+    numbered.with_columns(pl.col("item_id", "user_id").cast(now)).write_parquet(clicks / "clicks.parquet")
+    second = published(clicks, TOMORROW, WARM, ("training.warm_epochs", "1"))
+    assert second["model_started_from"] == first["model_version"]
+
+
+def test_numbers_that_have_become_text_start_cold(clicks, capsys, caplog) -> None:
+    table = pl.read_parquet(clicks / "clicks.parquet").with_columns(pl.col("item_id").rank("dense"))
+    table.write_parquet(clicks / "clicks.parquet")
+    published(clicks)
+    table.with_columns(pl.col("item_id").cast(pl.String)).write_parquet(clicks / "clicks.parquet")
+    assert published(clicks, TOMORROW, WARM).get("model_started_from") is None
+    assert "has other item ids: the training starts cold" in caplog.text
+
+
 def test_a_damaged_bundle_is_never_used_again_whatever_is_damaged_of_it(clicks, capsys, caplog) -> None:
     first = published(clicks)
     bundle = clicks / "workspace" / "models" / first["model_version"] / "bundle"
