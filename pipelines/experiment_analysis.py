@@ -198,7 +198,7 @@ def read(settings: ExperimentSettings, metrics: tuple[Metric, ...]) -> Tables:
     interactions = users = None
     given = settings.interactions
     if given is not None and any(metric.covariate in ("interactions", "value") for metric in metrics):
-        found = interactions_of(given, share, duplicates="keep")
+        found = interactions_of(given, share, None, duplicates="keep")
         checked.append(found)
         interactions = same_ids(found.table, exposures.table, "interactions")
     if settings.users is not None and settings.segments:

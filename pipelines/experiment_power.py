@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.experiment_analysis import metric_of, read_outcomes, same_ids
-from pipelines.inputs import interactions_of, keep_quarantine, told_aside
+from pipelines.inputs import interactions_of, keep_quarantine, moment_of, told_aside
 from pipelines.outcomes import ConfigError, NothingToDo
 from pipelines.printable import printable
 from pipelines.settings import PowerSettings
@@ -136,10 +136,13 @@ def lacking(metric: Metric, at: Horizon) -> str | None:
 
 
 def read(settings: PowerSettings, metric: Metric) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Interactions and outcomes, and what was set aside; without a table of outcomes the interactions are those of the metric."""
+    """Interactions and outcomes, and what was set aside; without a table of outcomes the interactions are those of the metric.
+
+    What is later than the day of the run has not happened yet: a single such row would be the end of all days measured.
+    """
     given, share = settings.interactions, settings.max_quarantined_share
     assert given is not None
-    interactions, aside = interactions_of(given, share, duplicates="keep")[:2]
+    interactions, aside = interactions_of(given, share, moment_of(settings), duplicates="keep")[:2]
     if settings.outcomes is None:
         own = interactions.select(
             USER_ID,

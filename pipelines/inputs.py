@@ -16,6 +16,7 @@ from pipelines.settings import (
     IdTableSettings,
     InteractionSettings,
     NightSettings,
+    PowerSettings,
     SourceSettings,
     Story,
 )
@@ -98,19 +99,24 @@ class Inputs(Tables):
         return digest.hexdigest()
 
 
-def run_date_of(night: NightSettings) -> date:
+def run_date_of(night: NightSettings | PowerSettings) -> date:
     """The day the run ends: as set, or today, UTC."""
     return night.run_date or datetime.now(UTC).date()
 
 
-def moment_of(night: NightSettings) -> datetime:
-    """Midnight, UTC, at the end of the day of the run: what a night may know lies before it."""
+def moment_of(night: NightSettings | PowerSettings) -> datetime:
+    """Midnight, UTC, at the end of the day of the run: what it may know lies before it."""
     day = run_date_of(night)
     return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
 
 
-def interactions_of(given: InteractionSettings, max_quarantined_share: float, **rules: Any) -> ingest.Checked:
-    """The interactions that the settings name. rules: what else ``ingest.read_interactions`` is to know."""
+def interactions_of(
+    given: InteractionSettings, max_quarantined_share: float, moment: datetime | None, **rules: Any
+) -> ingest.Checked:
+    """The interactions that the settings name. rules: what else ``ingest.read_interactions`` is to know.
+
+    moment: that of the run, which is the first instant of the next day; None: there is none, and no row is later than it.
+    """
     return ingest.read_interactions(
         source_of(given),
         user_id=given.user_id,
@@ -119,6 +125,8 @@ def interactions_of(given: InteractionSettings, max_quarantined_share: float, **
         timestamp=given.timestamp,
         time_unit=given.time_unit,
         value_range=given.value_range,
+        moment=None if moment is None else moment - timedelta(microseconds=1),
+        later=given.later,
         max_quarantined_share=max_quarantined_share,
         **rules,
     )
@@ -131,16 +139,7 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
     """
     given = story.interactions
     share = story.max_quarantined_share
-    checked = {
-        "interactions": interactions_of(
-            given,
-            share,
-            # The moment itself is the first instant of the next day.
-            moment=None if moment is None else moment - timedelta(microseconds=1),
-            later=given.later,
-            duplicates=given.settled_by,
-        )
-    }
+    checked = {"interactions": interactions_of(given, share, moment, duplicates=given.settled_by)}
     for name, table, id_name in (("users", story.users, USER_ID), ("items", story.items, ITEM_ID)):
         if table is not None:
             checked[name] = ingest.read_features(

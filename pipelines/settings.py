@@ -1336,6 +1336,10 @@ class PowerSettings(ReadingSettings):
     PLACE: ClassVar[frozenset[str]] = frozenset({"workspace"})
 
     workspace: FilePath = Field(description="folder for everything that is written; made where absent")
+    run_date: RunDate | None = Field(
+        default=None,
+        description="last day that is measured, UTC; interactions later than it are not; none: today",
+    )
     metric: AnyMetric = Field(
         default=MetricSettings(name="interactions"),
         description="a mean or a ratio; without outcomes one of the interactions themselves, whatever it is called",

@@ -52,6 +52,7 @@ def test_outcomes_are_counted_of_those_who_come(tmp_path) -> None:
         ("interactions.path", str(REPOSITORY / "data" / "experiment" / "exposures.parquet")),
         ("interactions.timestamp", "exposed_at"),
         ("interactions.item_id", "variant"),
+        ("run_date", "2026-11-30"),
         ("metric", "{name: plays per slate, outcome: play, kind: ratio}"),
         ("days", "[14, 28]"),
     )
@@ -149,6 +150,27 @@ def test_what_is_set_aside_is_kept_and_said(tmp_path, capsys) -> None:
     assert "Set aside: 1 rows (quarantine.parquet)." in capsys.readouterr().out
     (kept,) = (tmp_path / "workspace" / "power").glob("*/quarantine.parquet")
     assert pl.read_parquet(kept).select("row", "column").rows() == [(31, "user_id")]
+
+
+def test_a_row_of_the_future_does_not_say_where_the_days_end(tmp_path, caplog) -> None:
+    path = visits(tmp_path, *CROWD, ("alone", 30))
+    until = [("days", "[3]"), ("max_quarantined_share", "0.1"), ("run_date", "2026-10-29")]
+    found = run(tmp_path, path, *until)
+    assert found["rows_quarantined"] == 1
+    assert "row 31, column 'timestamp': is later than the moment of the run" in caplog.text
+    visits(tmp_path, *CROWD)
+    assert found["horizons"] == run(tmp_path, path, *until)["horizons"]
+
+
+def test_without_a_day_of_the_run_it_is_today(tmp_path) -> None:
+    table = pl.read_parquet(REPOSITORY / "data" / "sample" / "interactions.parquet")
+    behind = datetime.now(UTC).date() - datetime(2026, 10, 30, tzinfo=UTC).date()
+    table = table.with_columns(pl.col("timestamp") + behind)
+    stray = table.head(1).with_columns(pl.col("timestamp") + pl.duration(weeks=2000))
+    pl.concat([table, stray]).write_parquet(tmp_path / "visits.parquet")
+    found = run(tmp_path, ("interactions.path", str(tmp_path / "visits.parquet")), ("run_date", "null"))
+    assert found["rows_quarantined"] == 1
+    assert found["horizons"] == run(tmp_path)["horizons"]
 
 
 def test_stated_figures_that_leave_nothing_to_count_are_told_apart(tmp_path) -> None:
