@@ -197,10 +197,14 @@ def described(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, s
 
 def suggestion(found: str, known: Sequence[str]) -> str:
     """ "did you mean ..?", or else what there is."""
+    there_is = f"expected one of {', '.join(known)}" if known else "expected nothing here"
+    return _nearest(found, known) or there_is
+
+
+def _nearest(found: str, known: Sequence[str]) -> str:
+    """ "did you mean ..?"; empty where nothing is near."""
     near = difflib.get_close_matches(found, known, n=2, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"expected one of {', '.join(known)}" if known else "expected nothing here"
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _flow(value: object) -> str:
@@ -421,7 +425,9 @@ def _explained(error: ValidationError, tree: Node, model: type[BaseModel]) -> It
             node, _ = tree.at((*loc, "kind"))
             loc = (*loc, "kind")
             expectation = f"{missing}expected {_description(model, loc)}"
-            found = "" if missing else _found(node)
+            kinds = [kind for one in _models_at(model, loc[:-1]) for kind in _kinds(one)]
+            near = _nearest(node.content, kinds) if isinstance(node.content, str) else ""
+            found = "" if missing else "; ".join(filter(None, (_found(node), near)))
         else:
             expectation = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
             expectation = expectation.replace("a valid tuple", "a list")

@@ -136,7 +136,12 @@ def test_an_error_in_a_union_names_the_member_meant(config):
     [
         (
             "{kind: held_out}",
-            "expected rating, ranking, listed, held_out_users, temporal or next_day; found 'held_out'",
+            "expected rating, ranking, listed, held_out_users, temporal or next_day; found 'held_out';"
+            " did you mean held_out_users?",
+        ),
+        (
+            "{kind: 7}",
+            "expected rating, ranking, listed, held_out_users, temporal or next_day; found 7",
         ),
         (
             "{share: 0.1}",
