@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from pipelines.settings import (
     Protocol,
     Story,
     TemporalProtocol,
+    alike,
     duration_text,
     ladder,
 )
@@ -227,11 +229,12 @@ def choices_of(settings: EvaluateSettings) -> list[LearnerSettings | BaselineSet
 
 
 def with_ladder(settings: Judging, trial: Trial) -> Judging:
-    """The settings with the baselines that suit the data, where they name none."""
+    """The settings with the baselines that suit the data, where they name none: those that are not judged as learners already."""
     if settings.baselines is not None:
         return settings
-    rated = trial.tasks.judged == "rating"
-    return settings.model_copy(update={"baselines": ladder(rated=rated, protocol=settings.protocol.kind)})
+    suiting = ladder(rated=trial.tasks.judged == "rating", protocol=settings.protocol.kind)
+    others = tuple(one for one in suiting if not any(alike(one, learner) for learner in settings.learners))
+    return settings.model_copy(update={"baselines": others})
 
 
 def kept_cost(file: Path, spent: Cost, *, anew: bool) -> dict[str, float | None]:
@@ -552,8 +555,14 @@ def plain(item_ids: pl.Series) -> Catalogue:
 
 
 def unique_names(choices: Sequence[LearnerSettings | BaselineSettings]) -> list[str]:
-    """The class of each choice; with its settings where a class stands more than once."""
+    """The class of each choice, by its path where two have the name; with its settings where it stands more than once."""
+    paths = {choice.class_path for choice in choices}
+    homonyms = Counter(path.rpartition(".")[2] for path in paths)
     classes = [choice.class_path.rpartition(".")[2] for choice in choices]
+    classes = [
+        choice.class_path if homonyms[name] > 1 else name
+        for name, choice in zip(classes, choices, strict=True)
+    ]
     names = []
     for name, choice in zip(classes, choices, strict=True):
         said = [f"{key}={value}" for key, value in choice.init_args.items()]

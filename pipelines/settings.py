@@ -774,6 +774,17 @@ class BaselineSettings(ClassSettings):
 
 AnyBaseline = Annotated[BaselineSettings, BeforeValidator(_class_spec)]
 
+
+def alike(one: ClassSettings, other: ClassSettings) -> bool:
+    """Whether both are one class with the same settings, whichever is called the learner and which the baseline."""
+    windows = (getattr(choice, "popularity_window", None) for choice in (one, other))
+    return (one.class_path, one.init_args, next(windows)) == (
+        other.class_path,
+        other.init_args,
+        next(windows),
+    )
+
+
 # What every evaluation is to be held against, of ratings and of events; the inverse of EASE is dense, and must end.
 _RATING_LADDER: tuple[BaselineSettings, ...] = tuple(
     BaselineSettings(class_path=f"recsys_meta.baselines.{name}")
@@ -833,7 +844,7 @@ class EvaluateSettings(Story):
     baselines: tuple[AnyBaseline, ...] | None = Field(
         default=None,
         description="what is judged beside them, in the same form, with popularity_window where wanted; none: the ladder of"
-        " simple recommenders that suits the data",
+        " simple recommenders that suits the data, without what is a learner here",
     )
     segments: tuple[str, ...] = Field(
         default=(), description="categorical features of the users that figures are broken down by"
@@ -853,6 +864,17 @@ class EvaluateSettings(Story):
     def _something_is_judged(self) -> Self:
         if not self.learners and self.baselines is not None and not self.baselines:
             raise ValueError("learners and baselines are both empty; expected something to judge")
+        return self
+
+    @model_validator(mode="after")
+    def _each_is_judged_once(self) -> Self:
+        choices = [*self.learners, *(self.baselines or ())]
+        for place, choice in enumerate(choices):
+            if any(alike(choice, before) for before in choices[:place]):
+                raise ValueError(
+                    f"{choice.class_path} stands twice with the same settings among learners and baselines; expected it once:"
+                    " every figure would count each user twice"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from pipelines.evaluate import unique_names, with_query_of_others
 from pipelines.inputs import read_inputs
 from pipelines.judged import Judged, Tasks, Trial, trial_of
 from pipelines.loading import load
-from pipelines.settings import EvaluateSettings, ladder, ladders
+from pipelines.settings import BaselineSettings, EvaluateSettings, ladder, ladders
 from recsys_meta import ingest
 from recsys_meta.cli import main
 from recsys_meta.episodes import RandomSplits
@@ -175,6 +175,19 @@ def test_where_no_baselines_are_named_the_ladder_that_suits_the_data_is_judged(w
     assert "best_baseline" in found["shots"]["1"]
     alone = run(world, ("baselines", "[]"), ("protocol.shots", "[1]"), ("workspace", str(world / "alone")))
     assert "best_baseline" not in alone["shots"]["1"]
+
+
+def test_two_classes_of_one_name_are_told_apart_by_their_paths() -> None:
+    paths = ["one.Mean", "another.Mean", "one.Other"]
+    assert unique_names([BaselineSettings(class_path=path) for path in paths]) == [*paths[:2], "Other"]
+
+
+def test_of_the_ladder_is_left_out_what_is_judged_as_a_learner(world) -> None:
+    learner = ("learners", "[recsys_meta.baselines.item_mean.ItemMean]")
+    run(world, learner, ("baselines", "null"), ("protocol.shots", "[1]"))
+    found = judgements_of(world)
+    assert set(found["learner"]) == {"ItemMean", "ItemMeanUserBias", "ALS"}
+    assert found.filter(metric="mae").group_by("learner").len()["len"].n_unique() == 1
 
 
 def test_the_ladder_of_rankings_has_the_popularity_of_some_windows_where_time_is_cut() -> None:

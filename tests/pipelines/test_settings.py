@@ -120,6 +120,22 @@ def test_what_cannot_be_meant_is_refused(changes, message):
         NightSettings(**{**NIGHT, **changes})
 
 
+ONE = "recsys_meta.baselines.popularity.Popularity"
+ANOTHER = {"class_path": ONE, "popularity_window": "1h"}
+
+
+@pytest.mark.parametrize(
+    ("learners", "baselines"),
+    [([ONE], [ANOTHER, ONE]), ([ONE, {"class_path": ONE}], []), ([], [ANOTHER, ANOTHER])],
+)
+def test_nobody_is_judged_twice_as_learner_and_as_baseline(learners, baselines):
+    given = {"workspace": "w", "interactions": {"path": "a", "timestamp": "t"}}
+    given |= {"protocol": {"kind": "held_out_users"}, "learners": learners}
+    with pytest.raises(ValidationError, match="Popularity stands twice with the same settings"):
+        EvaluateSettings(**given, baselines=baselines)
+    assert EvaluateSettings(**given | {"learners": [ONE]}, baselines=[ANOTHER])
+
+
 def test_ten_lines_suffice():
     night = NightSettings(**NIGHT)
     assert night.run_date is None
