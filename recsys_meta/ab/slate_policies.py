@@ -252,8 +252,12 @@ def _taken_in_turn(by_score: Tensor, by_chance: Tensor, coins: Tensor) -> Tensor
 
 def _is_first_left(scores: Tensor, columns: Tensor) -> Tensor:
     """Whether each item is the best of those not above it, 1.0 or 0.0; equals in the order of their columns."""
+    positions = torch.arange(columns.shape[1]).expand_as(columns)
     order = scores.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1]).expand_as(order))
     mine = rank.gather(1, columns)  # [T, k]
-    better = (mine.unsqueeze(1) < mine.unsqueeze(2)).tril(-1).sum(2)  # of those above, [T, k]
-    return (better == mine).double()
+    position = torch.full_like(order, columns.shape[1]).scatter(
+        1, mine, positions
+    )  # of each rank; k: not in the slate
+    last = position.cummax(1).values  # of an item and all that are better: its own where they stand above it
+    return (last.gather(1, mine) == positions).double()

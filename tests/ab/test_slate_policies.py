@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from largest_tensor import LargestTensor
 from scipy.stats import chi2
 from torch import Tensor
 
@@ -132,6 +133,16 @@ def test_equals_keep_the_order_of_their_columns_without_temperature() -> None:
     assert policy.propensities(scores, places)[0].tolist() == pytest.approx(
         [0.5 + 0.5 / left for left in (5, 4, 3, 2, 1)]
     )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_tensor_grows_with_the_square_of_a_slate(temperature) -> None:
+    users, pool, size = 3, 60, 50
+    scores = torch.rand(users, pool, generator=torch.Generator().manual_seed(0))
+    with LargestTensor() as tensors:
+        policy = PlackettLuce(temperature, exploration=0.1)
+        policy.draw(scores, size, users=torch.arange(users), items=torch.arange(pool), seed=1)
+    assert tensors.largest <= users * (pool + 1)
 
 
 def test_a_high_temperature_shows_everything_alike() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from largest_tensor import LargestTensor
 from torch import Tensor
 from torch.func import grad
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from recsys_meta.adaptation.recommend import REASONS, Recommended, recommend
 from recsys_meta.adaptation.topk import TieRanks
@@ -400,19 +400,6 @@ def test_users_asked_for_are_answered_and_no_others() -> None:
 def test_settings_below_one_are_refused_by_name(setting: str) -> None:
     with pytest.raises(ValueError, match=f"{setting} is at least 1; found 0"):
         run(Table(torch.zeros(1, 3)), [[0]], catalogue_of(3), **{setting: 0})
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the most elements that any operation gave."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(value, Tensor) and value.untyped_storage().nbytes():
-                self.largest = max(self.largest, value.untyped_storage().nbytes() // value.element_size())
-        return out
 
 
 def test_no_tensor_grows_with_users_times_items() -> None:
