@@ -475,7 +475,7 @@ def _evaluation(folder: Path) -> list[str]:
     users.with_columns(
         town=pl.Series([BREAKOUT if row % 2 else SCRIPT for row in range(users.height)])
     ).write_parquet(folder / "users.parquet")
-    baselines = "[recsys_meta.baselines.popularity.Popularity, recsys_meta.baselines.item_knn.ItemKNN]"
+    baselines = "[recsys_meta.baselines.item_knn.ItemKNN]"
     return _config(
         folder,
         f"workspace: workspace\nname: {json.dumps(BREAKOUT)}\ninteractions: {{path: clicks.parquet}}\n"
