@@ -163,6 +163,11 @@ def read_inputs(story: Story, moment: datetime | None) -> Inputs:
         events = interactions.filter(pl.col(VALUE) >= given.positive_from).with_columns(
             pl.lit(1.0, pl.Float32).alias(VALUE)
         )
+        if events.is_empty():
+            raise ingest.InputError(
+                f"{given.path}: column {given.value!r}: the largest value is {interactions[VALUE].max()!r}; expected some from"
+                f" interactions.positive_from on, which is {given.positive_from:g}"
+            )
     users, items = (checked[name].table if name in checked else None for name in ("users", "items"))
     candidates = ids_of(story.candidates.table, ITEM_ID)
     score = story.score if isinstance(story, NightSettings) else None

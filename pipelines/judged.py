@@ -108,16 +108,15 @@ def events_alike(settings: T, inputs: Inputs) -> tuple[T, Inputs]:
     given = settings.interactions
     if given.value is None or given.positive_from is not None or inputs.events[VALUE].n_unique() == 1:
         return settings, inputs
+    if not (inputs.events[VALUE] > 0).any():
+        raise ingest.InputError(f"{given.path}: no {given.value} is above 0; expected some events to rank")
     repeated = "first" if given.duplicates == "auto" else given.duplicates  # as of events without a value
     as_events = given.model_copy(update={"positive_from": _ABOVE_0, "duplicates": repeated})
     settings = settings.model_copy(update={"interactions": as_events})
     log.warning(
         "rankings are judged, and values differ: each above 0 counts as one event (see interactions.positive_from)"
     )
-    inputs = read_inputs(settings, None)
-    if inputs.events.is_empty():
-        raise ingest.InputError(f"{given.path}: no {given.value} is above 0; expected some events to rank")
-    return settings, inputs
+    return settings, read_inputs(settings, None)
 
 
 def ranks(protocol: Protocol) -> bool:
@@ -229,6 +228,10 @@ def held_out_trial(settings: EvaluateSettings, protocol: HeldOutProtocol, inputs
     histories = select(histories, is_first(histories))
     long_enough = (histories.lengths >= protocol.min_history).nonzero().squeeze(1)
     histories, ids = histories.take(long_enough), held_out.gather(long_enough.numpy())
+    if held_out.is_empty():
+        raise ingest.InputError(
+            f"none of {len(users)} users is held out; raise protocol.share, which is {protocol.share:g}"
+        )
     if ids.is_empty():
         raise ingest.InputError(
             f"none of {len(held_out)} held-out users has {protocol.min_history} events; lower protocol.min_history"

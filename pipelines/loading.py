@@ -293,14 +293,26 @@ def _composed(text: str, place: Callable[[int], str], folder: Path, problems: li
         return Node(None, place(1)) if written is None else _node(written, place, folder, problems)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problems.append(
-            f"{place(mark.line + 1 if mark else 1)}: {' '.join(filter(None, (error.context, error.problem)))}"
-        )
+        said = " ".join(filter(None, (error.context, error.problem)))
+        problems.append(f"{place(mark.line + 1 if mark else 1)}: {said}{_way_out(said)}")
     except yaml.YAMLError as error:  # a character that YAML does not allow
         problems.append(f"{place(1)}: {' '.join(str(error).split())}")
     except RecursionError:
         problems.append(f"{place(1)}: nested too deeply to be settings")
     return None
+
+
+def _way_out(said: str) -> str:
+    """What to do about what PyYAML says, where its words do not tell."""
+    if "'\\t' that cannot start any token" in said:
+        return "; expected spaces before a key, no tab"
+    if "cannot start any token" in said or said.startswith("while scanning an a"):  # an alias or an anchor
+        return (
+            "; expected a text that begins so to stand in quotes, as '*.csv' does (for a shell: \"'*.csv'\")"
+        )
+    if "unknown escape character" in said:
+        return "; expected single quotes around a text with backslashes"
+    return ""
 
 
 def _node(
@@ -410,9 +422,12 @@ def _annotations_at(annotations: Sequence[object], key: str) -> list[object]:
 def _explained(error: ValidationError, tree: Node, model: type[BaseModel]) -> Iterator[str]:
     """One line per setting at fault: its place, what was expected, what was found."""
     faults: dict[str, tuple[list[str], str]] = {}
-    for fault in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for fault in errors:
         node, loc = tree.at(fault["loc"])
         kind, found = fault["type"], ""
+        if kind == "too_short" and any(_lies_in(fault["loc"], other["loc"]) for other in errors):
+            continue  # pydantic counts what is right alone, and tells what is wrong besides
         if kind == "missing":
             loc = (*loc, fault["loc"][-1])
             expectation = f"is missing; expected {_description(model, fault['loc'])}"
@@ -420,6 +435,10 @@ def _explained(error: ValidationError, tree: Node, model: type[BaseModel]) -> It
             expectation = f"unknown key; {_known_instead(model, fault['loc'])}"
         elif kind in ("model_type", "model_attributes_type", "dict_type"):
             expectation, found = "expected keys and values", _found(node)
+        elif kind in ("too_short", "too_long"):
+            limit = fault["ctx"]["min_length" if kind == "too_short" else "max_length"]
+            expectation = f"expected {limit} at {'least' if kind == 'too_short' else 'most'}"
+            found = f"; found {fault['ctx']['actual_length']}"
         elif kind in ("union_tag_invalid", "union_tag_not_found"):  # the key that tells which model is meant
             missing = "is missing; " if kind == "union_tag_not_found" else ""
             node, _ = tree.at((*loc, "kind"))
@@ -437,6 +456,10 @@ def _explained(error: ValidationError, tree: Node, model: type[BaseModel]) -> It
             expectations.append(expectation)
     for prefix, (expectations, found) in faults.items():
         yield prefix + " or ".join(expectations) + found
+
+
+def _lies_in(outer: Loc, inner: Loc) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _prefix(place: str, loc: Loc) -> str:

@@ -43,9 +43,7 @@ class Located(str):
 
 def _path(found: object) -> object:
     """Resolves against the folder of the config; shared data sets may live elsewhere (RECSYS_META_DATASETS)."""
-    if not isinstance(found, str | Path):
-        return found
-    if not str(found):
+    if not isinstance(found, str | Path) or not str(found):
         raise ValueError("expected a path")
     folder = found.folder if isinstance(found, Located) else Path()
     # Not Path.resolve: a link (the pointer to the newest run, say) stays a link.
@@ -631,6 +629,17 @@ class NightSettings(Story):
 Shot = NonNegativeInt | Literal["all"]
 
 
+def _each_once(shots: tuple[Shot, ...]) -> tuple[Shot, ...]:
+    """Every figure would count each user twice."""
+    twice = [shot for place, shot in enumerate(shots) if shot in shots[:place]]
+    if twice:
+        raise ValueError(f"{twice[0]} stands twice, expected each number of shots once")
+    return shots
+
+
+Shots = Annotated[tuple[Shot, ...], AfterValidator(_each_once)]
+
+
 _KINDS = "rating, ranking, listed, held_out_users, temporal or next_day"
 
 
@@ -649,7 +658,7 @@ class _EpisodeSettings(Settings):
     draw: str | None = Field(
         default="draw", description="column that tells several episodes of a user apart; none: one each"
     )
-    shots: tuple[Shot, ...] = Field(
+    shots: Shots = Field(
         default=(1, 3, 5, 10, 20, "all"),
         min_length=1,
         description="support sizes judged: the first k support rows",
@@ -671,7 +680,7 @@ class RankingProtocol(_EpisodeSettings):
     """Fixed episodes judged by ranking the whole catalogue except the support rows used."""
 
     kind: Literal["ranking"] = Field(description=_KINDS)
-    shots: tuple[Shot, ...] = Field(
+    shots: Shots = Field(
         default=(1, 3, 5, 10, 20), min_length=1, description="support sizes judged: the first k support rows"
     )
     cutoff: PositiveInt = Field(default=10, description="length at which the metrics are read")
@@ -703,9 +712,7 @@ class HeldOutProtocol(Settings):
         description="auto: rating where the loss set for the learner is in the units of the values, or they vary; ranking of"
         " values that vary: each above 0 is an event like any other, unless losses are set",
     )
-    shots: tuple[Shot, ...] = Field(
-        default=(0, 1, 3, 5, 10), min_length=1, description="support sizes judged"
-    )
+    shots: Shots = Field(default=(0, 1, 3, 5, 10), min_length=1, description="support sizes judged")
     clip: tuple[FiniteFloat, FiniteFloat] | None = Field(
         default=None, description="predicted ratings are cut to this range"
     )
@@ -735,7 +742,7 @@ class TemporalProtocol(Settings):
         description="auto: rating where the loss set for the learner is in the units of the values, or they vary; ranking of"
         " values that vary: each above 0 is an event like any other, unless losses are set",
     )
-    shots: tuple[Shot, ...] = Field(
+    shots: Shots = Field(
         default=(0, 1, 3, 5, 10), min_length=1, description="support sizes judged: the first k events"
     )
     clip: tuple[FiniteFloat, FiniteFloat] | None = Field(
@@ -753,7 +760,7 @@ class NextDayProtocol(Settings):
     max_users: PositiveInt | None = Field(
         default=None, description="so many of the users are judged, drawn by their ids; none: all"
     )
-    shots: tuple[Shot, ...] = Field(
+    shots: Shots = Field(
         default=(0, 1, 3, "all"), min_length=1, description="support sizes judged: the newest k events"
     )
     cutoff: PositiveInt = Field(default=10, description="length at which the metrics are read")
@@ -995,6 +1002,10 @@ class RangeSettings(Settings):
         ends = (self.low, self.high)
         if bool(self.choices) == (ends != (None, None)) or (not self.choices and None in ends):
             raise ValueError("expected either choices, or low and high")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}; expected the least value as low")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError(f"low is {self.low:g}; expected it above 0, for with log factors count")
         return self
 
 

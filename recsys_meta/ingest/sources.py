@@ -3,6 +3,7 @@
 import difflib
 import gzip
 import io
+import json
 import lzma
 import re
 import zipfile
@@ -35,6 +36,7 @@ MAX_RATIO, TRIFLE = 250, 16 * 2**20
 
 # How packed files begin that polars would unpack on its own, without a bound: gzip, zlib (three strengths), zstd.
 _MAGIC = (b"\x1f\x8b", b"\x78\x01", b"\x78\x9c", b"\x78\xda", b"\x28\xb5\x2f\xfd")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 POSITION = "position of the row in its source"  # not a name that a file would use
 
@@ -298,8 +300,12 @@ def _read_text(source: Source, part: _Part, needed: Sequence[str]) -> pl.DataFra
         if source.header:
             raise InputError(f"{part.name}: empty, there is not even a header")
         return pl.DataFrame(schema=dict.fromkeys(source.column_names, pl.String)).select(*needed)
+    if source.encoding in ("utf8", "utf-8") and _first_bytes(payload).startswith(_UTF16):
+        raise InputError(f"{part.name}: begins as UTF-16 does, expected UTF-8; is it encoding: utf-16?")
     try:
         found = pl.read_csv(payload, n_rows=1, **options).columns
+        if source.header:
+            _check_separator(source, part, needed, found)
         names = _names(source, part, found)
         _check_columns(part, needed, names)
         chosen = [found[names.index(name)] for name in needed]
@@ -319,6 +325,10 @@ def _read_duckdb(source: Source, part: _Part, needed: Sequence[str]) -> pl.DataF
         raise InputError(f"{part.path}: of a DuckDB file, name either a table or a query")
     _require(part.path)
     try:
+        if _format(part.path.name) not in ("duckdb", None) and not _is_duckdb(part.path):
+            raise InputError(
+                f"{part.path}: is no DuckDB file, of which table and query are; expected neither here"
+            )
         # A view or a query of somebody else's must not reach other files.
         with duckdb.connect(str(part.path), read_only=True, config=_NO_REACH) as connection:
             if source.table is not None:
@@ -343,6 +353,12 @@ def _read_duckdb(source: Source, part: _Part, needed: Sequence[str]) -> pl.DataF
             return table
     except (duckdb.Error, *UNREADABLE) as error:
         raise InputError(f"{part.name}: {_first_line(error)}") from error
+
+
+def _is_duckdb(path: Path) -> bool:
+    """Whether it says so: behind a checksum of eight bytes."""
+    with path.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
 
 
 _NO_REACH: dict[str, str | bool | int | float | list[str]] = {
@@ -372,6 +388,18 @@ def _check_columns(part: _Part, needed: Sequence[str], found: Iterable[str]) -> 
     missing = [not_found(f"{part.name}: column", name, found) for name in needed if name not in found]
     if missing:
         raise InputError("\n".join(missing))
+
+
+def _check_separator(source: Source, part: _Part, needed: Sequence[str], found: Sequence[str]) -> None:
+    """Raises InputError where the header is a single column that another separator parts into some of those needed."""
+    separator = source.separator or SEPARATORS.get(part.suffix, "\t")
+    for other in (",", ";", "\t", "|", "::"):
+        parted = [name.strip(" \"'") for name in found[0].split(other)]
+        if len(found) == 1 and len(parted) > 1 and not set(needed).isdisjoint(parted):
+            raise InputError(
+                f"{part.name}: the header is one column, {found[0]!r}, where {separator!r} separates columns; is it separator:"
+                f" {json.dumps(other)}?"
+            )
 
 
 def _names(source: Source, part: _Part, found: list[str]) -> list[str]:
@@ -448,10 +476,14 @@ def _bomb(part: _Part) -> str:
 
 def _begins_packed(payload: Path | bytes) -> bool:
     """Whether it is no text but packed, as its first bytes say."""
+    return _first_bytes(payload).startswith(_MAGIC)
+
+
+def _first_bytes(payload: Path | bytes) -> bytes:
     if isinstance(payload, bytes):
-        return payload.startswith(_MAGIC)
+        return payload[:4]
     with payload.open("rb") as file:
-        return file.read(4).startswith(_MAGIC)
+        return file.read(4)
 
 
 def _utf8(payload: bytes, encoding: str, name: str) -> bytes:

@@ -162,6 +162,37 @@ def test_a_misspelt_column_is_told_with_what_was_found(tmp_path: Path) -> None:
     assert "did you mean 'user'?" in message
 
 
+@pytest.mark.parametrize(
+    ("found", "meant", "said"),
+    [(",", ";", '";"'), (",", "\t", '"\\t"'), (";", ",", '","'), (";;", "::", '"::"')],
+)
+def test_another_separator_than_the_one_in_the_header_is_told(tmp_path: Path, found, meant, said) -> None:
+    file = _written(tmp_path / "x.csv", f"user{meant}item{meant}rating\n1{meant}2{meant}3\n")
+    told = refusal(Source(file, separator=found))
+    assert f"where {found!r} separates columns; is it separator: {said}?" in told
+    assert read(Source(file, separator=meant), COLUMNS, IDS).table.height == 1
+
+
+def test_a_header_of_other_names_is_no_matter_of_the_separator(tmp_path: Path) -> None:
+    assert "column 'user' was not found" in refusal(Source(_written(tmp_path / "x.csv", "some,thing\n1,2\n")))
+    assert "column 'user' was not found" in refusal(Source(_written(tmp_path / "x.csv", "some;thing\n1;2\n")))
+
+
+def test_utf_16_is_told_with_what_to_say(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(EVENTS.write_csv().encode("utf-16"))
+    assert "x.csv: begins as UTF-16 does, expected UTF-8; is it encoding: utf-16?" in refusal(
+        Source(tmp_path / "x.csv")
+    )
+    assert_same_events(Source(tmp_path / "x.csv", encoding="utf-16"))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
+def test_a_table_or_query_of_another_file_than_duckdb_is_told(tmp_path: Path, name: str) -> None:
+    (EVENTS.write_csv if name == "x.csv" else EVENTS.write_parquet)(tmp_path / name)
+    for asked in ({"table": "events"}, {"query": "SELECT 1"}):
+        assert f"{name}: is no DuckDB file" in refusal(Source(tmp_path / name, **asked))
+
+
 def test_a_missing_path_is_told_with_near_names(tmp_path: Path) -> None:
     (tmp_path / "ratings.parquet").touch()
     assert "did you mean 'ratings.parquet'?" in refusal(Source(tmp_path / "rating.parquet"))

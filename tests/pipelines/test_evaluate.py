@@ -417,3 +417,12 @@ def test_episodes_that_break_the_protocol_are_refused_with_their_file(world) -> 
 def test_a_share_that_leaves_nobody_to_judge_is_refused(world) -> None:
     with pytest.raises(ingest.InputError, match=r"lower protocol\.min_history"):
         run(world, ("protocol.min_history", "5000"))
+    with pytest.raises(ingest.InputError, match=r"none of 200 users is held out; raise protocol\.share"):
+        run(world, ("protocol.share", "1e-9"))
+
+
+def test_a_value_that_nothing_reaches_is_told(world) -> None:
+    with pytest.raises(
+        ingest.InputError, match=r"'rating': the largest value is 5.0; expected some from .*is 10"
+    ):
+        run(world, ("interactions.positive_from", "10"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.loading import as_yaml, described, load
 from pipelines.outcomes import ConfigError
-from pipelines.settings import EvaluateSettings, HeldOutProtocol, NightSettings
+from pipelines.settings import EvaluateSettings, HeldOutProtocol, NightSettings, PowerSettings
 
 NIGHT = """\
 workspace: ../workspace
@@ -203,6 +203,31 @@ def test_a_shot_that_is_neither_number_nor_all_is_one_error(config):
     assert "'all'" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("shots", "told"),
+    [
+        ("[]", "expected 1 at least; found 0"),
+        ("[1, 3, 1]", "1 stands twice, expected each number of shots once; found a list"),
+    ],
+)
+def test_every_number_of_shots_is_judged_once(config, shots, told):
+    file = config(NIGHT.replace("learner:", f"protocol: {{kind: held_out_users, shots: {shots}}}\nunused:"))
+    assert f"{file}:5: protocol.shots: {told}" in problems([file], model=EvaluateSettings)
+
+
+def test_a_list_of_another_length_and_a_path_that_is_none_are_told_in_plain_words(config):
+    file = config("workspace: 7\ninteractions: {path: a, value: v, value_range: [1, 2, 3]}\n")
+    assert set(problems([file])) == {
+        f"{file}:1: workspace: expected a path; found 7",
+        f"{file}:2: interactions.value_range: expected 2 at most; found 3",
+    }
+
+
+def test_a_list_with_a_wrong_part_is_one_error(config):
+    file = config("workspace: w\ninteractions: {path: a, timestamp: t}\ndays: [0]\n")
+    assert problems([file], model=PowerSettings) == (f"{file}:3: days.0: expected greater than 0; found 0",)
+
+
 def test_nothing_given_names_what_is_missing():
     assert problems([]) == (
         "command line: workspace: is missing; expected folder for everything that is written; made where absent",
@@ -224,6 +249,10 @@ def test_nothing_given_names_what_is_missing():
         ("? [1]\n: 2", ":1: found a sequence as a key"),
         ("seed: 1\n---\nseed: 2", "expected a single document"),
         ("seed: a\0b", "#x0000"),
+        ("workspace: *.csv", "expected a text that begins so to stand in quotes"),
+        ("workspace: @x", "expected a text that begins so to stand in quotes"),
+        ("seed: 1\n\ttop_k: 2", "expected spaces before a key, no tab"),
+        ('workspace: "C:\\data"', "expected single quotes around a text with backslashes"),
     ],
 )
 def test_yaml_that_is_more_than_plain_settings_is_refused(config, text, message):

@@ -86,6 +86,18 @@ def test_a_range_has_choices_or_two_ends(given: dict) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"low": 5, "high": 1}, "low is 5 and high 1; expected the least value as low"),
+        ({"low": 0, "high": 5, "log": True}, "low is 0; expected it above 0"),
+    ],
+)
+def test_the_ends_of_a_range_are_in_order_and_above_0_where_factors_count(given: dict, told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        RangeSettings(**given)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "told"),
     [(f"  {KNN}:", "  some.Other:", "some.Other"), ("neighbours:", "training.outter_lr:", "outter_lr")],
 )
