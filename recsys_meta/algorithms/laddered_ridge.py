@@ -3,14 +3,19 @@
 L. Bertinetto, J. Henriques, P. Torr, A. Vedaldi: Meta-learning with Differentiable Closed-form Solvers, ICLR 2019: MAML's inner
 loop run to its end. For a user with n ratings r_j of the support items S, and w_u = (o_u, phi_u),
 
-    score(u, i) = b_i + s(n) d_i + o_u + phi_u . q_i
-    w_u = argmin  sum over j in S of [(r_j - score(u, j))^2 + sum over f of v_jf phi_uf^2] / noise_j
+    score(u, i) = b_i + s(n) d_i + o_u + phi_u . q_i + sum over j in S of R_ij e_j / noise_j
+    w_u = argmin  sum over j in S of [e_j^2 + sum over f of v_jf phi_uf^2] / noise_j
                 + (w_u - theta_u)^T D (w_u - theta_u)
 
-theta_u is the shared initialization plus what is known of the user. q, b and v, how uncertain each entry of q is, start at their
-variational posterior (``models.variational_factors``), and noise and D at its estimates: ALS folded in is that with v = 0,
-theta = 0 and a ridge tuned by hand. d is what the marginal bias of an item, that of the model without factors, has beyond b:
-where little is known of the user it foretells more. s, a curve over n, starts at 1.
+with e_j = r_j - (b_j + s(n) d_j + o_u + phi_u . q_j). theta_u is the shared initialization plus what is known of the user. q, b
+and v, how uncertain each entry of q is, start at their variational posterior (``models.variational_factors``), and noise and D
+at its estimates: ALS folded in is that with v = 0, R = 0, theta = 0 and a ridge tuned by hand. d is what the marginal bias of an
+item, that of the model without factors, has beyond b: where little is known of the user it foretells more. s, a curve over n,
+starts at 1.
+
+R is what few items share beside factors, as the parts of a series do (``models.residual_covariance``): what is left of the rating
+of one tells of the others. Neighbours that were rated each say what they say alone: the posterior under Q Q^T + R, which has them
+share it, costs a system of n equations and foretells no more (docs/ablation.md).
 
 A factorization ends in one of many optima, each of which knows something that the others do not. So there are several views,
 factorizations that begin at random elsewhere, with q, v, D, phi and o of their own, and the score is the mean of theirs; b, d and
@@ -40,6 +45,7 @@ from recsys_meta.algorithms.scorer import Scorer
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.losses import masked_mean
 from recsys_meta.models.rating_unit import unit_of
+from recsys_meta.models.residual_covariance import residual_covariances
 from recsys_meta.models.shot_curve import ShotCurve
 from recsys_meta.models.variational_factors import variational_factors
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Features, Histories, ItemCodes, Sizes
@@ -56,6 +62,7 @@ class LadderedRidge(Scorer):
         views: factorizations, V.
         rounds: of the variational fit.
         stay: price of the squared changes of items.
+        neighbours, largest: of ``residual_covariances``.
         settings: of ``Scorer``.
     """
 
@@ -65,6 +72,8 @@ class LadderedRidge(Scorer):
     variance: Tensor  # [ids, V F]: v
     start_bias: Tensor  # [ids]: mean + b at the start
     marginal_shift: Tensor  # [ids]: d
+    neighbour: Tensor  # [ids, K] int32: who shares something with each item, and R, [ids, K]
+    covariance: Tensor
     unit: Tensor  # []: of all ratings and errors in here
 
     def __init__(
@@ -75,6 +84,8 @@ class LadderedRidge(Scorer):
         views: int = 5,
         rounds: int = 15,
         stay: float = 0.1,
+        neighbours: int = 100,
+        largest: int = 6000,
         **settings: Any,
     ) -> None:
         super().__init__(sizes, loss="squared", dim=views * factors, **{"spread": 0.0} | settings)
@@ -82,6 +93,7 @@ class LadderedRidge(Scorer):
         self.views = views
         self.rounds = rounds
         self.stay = stay
+        self.largest = largest
         self.popularity_weight.requires_grad_(False)
         self.log_noise = nn.Parameter(torch.zeros(sizes.item.ids))
         self.log_precision = nn.Parameter(torch.zeros(views, factors))
@@ -90,24 +102,28 @@ class LadderedRidge(Scorer):
         self.register_buffer("variance", torch.zeros(sizes.item.ids, views * factors))
         self.register_buffer("start_bias", torch.zeros(sizes.item.ids))
         self.register_buffer("marginal_shift", torch.zeros(sizes.item.ids))
+        shape = sizes.item.ids, min(neighbours, sizes.item.ids)
+        self.register_buffer("neighbour", torch.zeros(shape, dtype=torch.int32))
+        self.register_buffer("covariance", torch.zeros(shape))
         self.register_buffer("unit", torch.ones(()))
         self.shift_curve = ShotCurve(1.0)
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
-        """The variational factorizations; of the unknown item nothing is learned."""
+        """The variational factorizations and what they leave; of the unknown item nothing is learned."""
         ids = catalogue.features.ids[histories.items]
         known = ids > 0
         if not known.any():
             return
         owners, users = histories.owners()[known], len(histories.offsets) - 1
         self.unit.copy_(unit_of(histories.values[known]))
+        items, ratings = ids[known], histories.values[known] / self.unit
         found = [
             variational_factors(
                 owners,
                 users,
-                ids[known],
+                items,
                 self.sizes.item.ids,
-                histories.values[known] / self.unit,
+                ratings,
                 factors=self.factor.shape[1] // self.views,
                 rounds=self.rounds,
                 seed=view,
@@ -119,6 +135,16 @@ class LadderedRidge(Scorer):
         self.variance.copy_(torch.cat([one.variance for one in found], 1))
         self.start_bias.copy_(found[0].mean + bias)
         self.marginal_shift.copy_(torch.stack([one.marginal_bias for one in found]).mean(0) - bias)
+        neighbour, self.covariance[:] = residual_covariances(
+            owners,
+            users,
+            items,
+            ratings,
+            found[0],
+            neighbours=self.neighbour.shape[1],
+            largest=self.largest,
+        )
+        self.neighbour.copy_(neighbour)
         with torch.no_grad():
             self.log_noise.fill_(torch.stack([one.noise for one in found]).mean().log().item())
             self.log_offset_precision[:, 0] = torch.stack([one.offset_precision for one in found]).log()
@@ -134,7 +160,8 @@ class LadderedRidge(Scorer):
         ratio = self.unit / state["unit"]
         for table in (self.factor, self.start_bias, self.marginal_shift):
             table.mul_(ratio)
-        self.variance.mul_(ratio.square())
+        for table in (self.variance, self.covariance):
+            table.mul_(ratio.square())
         self.unit.copy_(state["unit"])
         known = len(state["factor"])
         for new, old, variance in zip(
@@ -147,6 +174,12 @@ class LadderedRidge(Scorer):
             variance.copy_(variance @ turn.square())
         for name in ("factor", "variance", "start_bias", "marginal_shift"):
             getattr(self, name)[:known] = state[name]
+        # What is known keeps what it shares with what is known, beside what it shares with new items.
+        with_new = torch.where(self.neighbour[:known] >= known, self.covariance[:known], 0.0)
+        shared = torch.cat([state["covariance"], with_new], 1)
+        others = torch.cat([state["neighbour"], self.neighbour[:known]], 1)
+        top = shared.abs().topk(self.covariance.shape[1], dim=1).indices
+        self.covariance[:known], self.neighbour[:known] = shared.gather(1, top), others.gather(1, top)
 
     def encode(self, catalogue: Catalogue) -> ItemCodes:
         """vectors [I, V F + 1]: q of all views, d; bias [I]: mean + b."""
@@ -155,7 +188,9 @@ class LadderedRidge(Scorer):
         return codes._replace(vectors=vectors, bias=self.start_bias[ids] + codes.bias)
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
-        """{"user": [T, V F + 1], the posterior means of phi, a V-th of each, and s; "offset": [T], the mean of those of o}."""
+        """{"user": [T, V F + 1], the posterior means of phi, a V-th of each, and s; "offset": [T], the mean of those of o;
+        "related": [T, ids], what the ratings tell of every item of the vocabulary besides}.
+        """
         start, share = self._start(users), self.shift_curve(support.shots)
         vectors, ids = items.vectors[support.items], items.ids[support.items]
         left = support.targets / self.unit - items.bias[support.items] - share.unsqueeze(1) * vectors[..., -1]
@@ -168,15 +203,24 @@ class LadderedRidge(Scorer):
         quadratic = weighed @ inputs + (self.precision() + unsure).diag_embed()
         linear = (weighed @ residuals.unsqueeze(3)).squeeze(3) - unsure * start
         change = torch.cholesky_solve(linear.unsqueeze(3), cholesky(quadratic)).squeeze(3)
-        return self._mean(start + change, share)
+        unforeseen = (residuals - (inputs @ change.unsqueeze(3)).squeeze(3)).mean(1) * weight
+        return self._mean(start + change, share) | {"related": self._related(ids, unforeseen)}
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
-        """theta, and s without history."""
-        return self._mean(self._start(users), self.shift_curve(torch.zeros_like(support.shots)))
+        """theta, s without history, and nothing related."""
+        tasks = len(support.items)
+        state = self._mean(self._start(users), self.shift_curve(torch.zeros_like(support.shots)))
+        return state | {"related": self.covariance.new_zeros(1, 1).expand(tasks, len(self.covariance))}
 
     def precision(self) -> Tensor:
         """The diagonal of D in each view, [V, 1 + F]."""
         return torch.cat([self.log_offset_precision, self.log_precision], 1).exp()
+
+    def _related(self, ids: Tensor, unforeseen: Tensor) -> Tensor:
+        """[T, ids]: sum over j of R_ij e_j / noise_j. ids, unforeseen: [T, S], the ids of j and e_j / noise_j."""
+        told = (unforeseen.unsqueeze(2) * self.covariance[ids]).flatten(1)
+        nothing = told.new_zeros(len(ids), len(self.covariance))
+        return nothing.scatter_add(1, self.neighbour[ids].long().flatten(1), told)
 
     def _by_view(self, of_items: Tensor) -> Tensor:
         """[T, S, V F] -> [T, V, S, F]."""
@@ -196,7 +240,13 @@ class LadderedRidge(Scorer):
 
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""
-        return self.unit * super().predict(state, items, index)
+        related = state["related"]
+        told = related[:, items.ids] if index is None else related.gather(1, items.ids[index])
+        return self.unit * (super().predict(state, items, index) + told)
+
+    def user_vectors(self, state: TaskState) -> Tensor:
+        """[T, P]: user and offset; what related items are told is as long as the vocabulary, and follows from the support set."""
+        return super().user_vectors({name: value for name, value in state.items() if name != "related"})
 
     def contenders(self, state: TaskState, items: ItemCodes, least: Tensor) -> Tensor:
         """All of them."""

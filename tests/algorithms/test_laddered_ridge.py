@@ -46,6 +46,28 @@ def test_the_state_is_the_minimum_that_the_file_states() -> None:
     assert (w - start).abs().max() > 0.1
 
 
+@torch.no_grad()
+def test_what_is_left_of_a_rating_tells_of_items_that_share_something() -> None:
+    learner = fitted(views=2)
+    learner.neighbour.zero_()
+    learner.covariance.zero_()
+    codes, support = learner.encode(WORLD.catalogue), uneven(BATCH.support)
+    plain = learner.adapt(support, BATCH.users, codes)
+    before = learner.predict(plain, codes)
+    user, rated = 2, int(support.items[2, 0])
+    other = next(item for item in range(30) if item not in support.items[2])
+    learner.neighbour[rated + 1, 0], learner.covariance[rated + 1, 0] = other + 1, 0.3
+    after = learner.predict(learner.adapt(support, BATCH.users, codes), codes)
+    left = support.targets[user, 0] - before[user, rated]
+    told = 0.3 * left / learner.log_noise[rated + 1].exp()
+    torch.testing.assert_close(after[user, other] - before[user, other], told, rtol=1e-3, atol=1e-4)
+    assert told.abs() > 0.01
+    assert torch.equal(after[:, torch.arange(30) != other], before[:, torch.arange(30) != other])
+    unmoved = ((support.items == rated) & support.mask).any(1).logical_not()
+    assert torch.equal(after[unmoved], before[unmoved])
+    assert torch.equal(learner.user_vectors(plain), torch.cat([plain["offset"][:, None], plain["user"]], 1))
+
+
 def variational_factors_of_the_toy() -> VariationalFactors:
     events = histories(WORLD, TRAIN, implicit=False)
     return variational_factors(
@@ -213,6 +235,23 @@ def test_a_warm_start_goes_on_in_the_unit_of_the_earlier_one() -> None:
             getattr(later, name)[known:], 4 * getattr(earlier, name)[known:], rtol=1e-3, atol=1e-3
         )
     torch.testing.assert_close(later.variance[known:], 16 * earlier.variance[known:], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_warm_start_keeps_what_known_items_share_and_takes_up_what_new_ones_do() -> None:
+    earlier, later = fitted(views=2), fitted(views=2)
+    known = len(later.factor) - 4
+    state = {name: value.clone() for name, value in earlier.state_dict().items()}
+    for name in ("factor", "variance", "start_bias", "marginal_shift", "neighbour", "covariance"):
+        state[name] = state[name][:known]
+    state["neighbour"][5, :2], state["covariance"][5, :2] = torch.tensor([7, 8]), torch.tensor([0.5, -0.4])
+    state["covariance"][5, 2:] = 0.0
+    later.covariance.zero_()
+    later.neighbour[5, :2], later.covariance[5, :2] = torch.tensor([known + 1, 9]), torch.tensor([0.45, 0.6])
+    later.continue_from(state)
+    held = later.covariance[5] != 0
+    assert later.neighbour[5][held].tolist() == [7, known + 1, 8]
+    torch.testing.assert_close(later.covariance[5][held], torch.tensor([0.5, 0.45, -0.4]))
 
 
 @torch.no_grad()
