@@ -47,6 +47,7 @@ from torch import Tensor, nn
 
 from recsys_meta.algorithms.base import Gains, Judging, TaskState
 from recsys_meta.algorithms.maml import MAML
+from recsys_meta.algorithms.scorer import columns_of
 from recsys_meta.models.cooccurrence import Cooccurrence
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.implicit_factors import ImplicitFactors
@@ -442,7 +443,7 @@ class LadderedMAML(MAML):
         scores, affinity, learned = super().predict(state, items, index), state["affinity"], state["learned"]
         if self.vocabulary > 1:  # else the ladder has nothing to add
             of_ladder = (
-                _columns(affinity, items.ids) if index is None else affinity.gather(1, items.ids[index])
+                columns_of(affinity, items.ids) if index is None else affinity.gather(1, items.ids[index])
             )
             bias = items.bias if index is None else items.bias[index]
             scores = torch.addcmul(scores + of_ladder, state["trust"], bias)
@@ -562,15 +563,6 @@ def _mean_and_error(gained: Tensor, users: Tensor, weights: Tensor | None = None
     mean = shares @ gained
     off = gained.new_zeros(number).index_add(0, which, shares * (gained - mean))
     return float(mean), float((off.square().sum() * number / (number - 1)).sqrt())
-
-
-def _columns(table: Tensor, ids: Tensor) -> Tensor:
-    """Those of these ids; a view where they follow each other, as a catalogue's mostly do."""
-    if ids.is_cpu and len(ids):  # a GPU would have to be waited for
-        first = int(ids[0])
-        if torch.equal(ids, torch.arange(first, first + len(ids))):
-            return table[:, first : first + len(ids)]
-    return table[:, ids]
 
 
 def _numbers_of(catalogue: Catalogue) -> Tensor:

@@ -41,7 +41,7 @@ from torch.nn.functional import pad
 
 from recsys_meta.algorithms.base import TaskState
 from recsys_meta.algorithms.ridge import cholesky
-from recsys_meta.algorithms.scorer import Scorer
+from recsys_meta.algorithms.scorer import Scorer, columns_of
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.losses import masked_mean
 from recsys_meta.models.rating_unit import unit_of
@@ -241,8 +241,8 @@ class LadderedRidge(Scorer):
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""
         related = state["related"]
-        told = related[:, items.ids] if index is None else related.gather(1, items.ids[index])
-        return self.unit * (super().predict(state, items, index) + told)
+        told = columns_of(related, items.ids) if index is None else related.gather(1, items.ids[index])
+        return super().predict(state, items, index).add_(told).mul_(self.unit)
 
     def user_vectors(self, state: TaskState) -> Tensor:
         """[T, P]: user and offset; what related items are told is as long as the vocabulary, and follows from the support set."""

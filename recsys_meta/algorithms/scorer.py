@@ -248,6 +248,15 @@ def part_of(pool: ItemCodes, tempering: float) -> ItemCodes:
     return pool.take(rows)._replace(log_weight=-chances[rows].log().to(pool.bias.dtype))
 
 
+def columns_of(table: Tensor, ids: Tensor) -> Tensor:
+    """Those of these ids, of a table [T, ids]; a view where they follow each other, as a catalogue's mostly do."""
+    if ids.is_cpu and len(ids):  # a GPU would have to be waited for
+        first = int(ids[0])
+        if torch.equal(ids, torch.arange(first, first + len(ids))):
+            return table[:, first : first + len(ids)]
+    return table[:, ids]
+
+
 def _once(weights: Weights) -> Weights:
     """Those of one task where all tasks have the same, as those have of whom nothing is known; with gradient as they are."""
     alike = not torch.is_grad_enabled() and all(
