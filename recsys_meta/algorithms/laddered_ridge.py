@@ -3,19 +3,19 @@
 L. Bertinetto, J. Henriques, P. Torr, A. Vedaldi: Meta-learning with Differentiable Closed-form Solvers, ICLR 2019: MAML's inner
 loop run to its end. For a user with n ratings r_j of the support items S, and w_u = (o_u, phi_u),
 
-    score(u, i) = b_i + s(n) d_i + o_u + phi_u . q_i + sum over j in S of R_ij e_j / noise_j
+    score(u, i) = b_i + s(n) d_i + o_u + phi_u . q_i + sum over j in S of R_ij e_j / (noise_j + m_j)
     w_u = argmin  sum over j in S of [e_j^2 + sum over f of v_jf phi_uf^2] / noise_j
                 + (w_u - theta_u)^T D (w_u - theta_u)
 
-with e_j = r_j - (b_j + s(n) d_j + o_u + phi_u . q_j). theta_u is the shared initialization plus what is known of the user. q, b
-and v, how uncertain each entry of q is, start at their variational posterior (``models.variational_factors``), and noise and D
-at its estimates: ALS folded in is that with v = 0, R = 0, theta = 0 and a ridge tuned by hand. d is what the marginal bias of an
-item, that of the model without factors, has beyond b: where little is known of the user it foretells more. s, a curve over n,
-starts at 1.
+with e_j = r_j - (b_j + s(n) d_j + o_u + phi_u . q_j) and m_j = sum over k in S of |R_jk|. theta_u is the shared initialization
+plus what is known of the user. q, b and v, how uncertain each entry of q is, start at their variational posterior
+(``models.variational_factors``), and noise and D at its estimates: ALS folded in is that with v = 0, R = 0, theta = 0 and a ridge
+tuned by hand. d is what the marginal bias of an item, that of the model without factors, has beyond b: where little is known of
+the user it foretells more. s, a curve over n, starts at 1.
 
 R is what few items share beside factors, as the parts of a series do (``models.residual_covariance``): what is left of the rating
-of one tells of the others. Neighbours that were rated each say what they say alone: the posterior under Q Q^T + R, which has them
-share it, costs a system of n equations and foretells no more (docs/ablation.md).
+of one tells of the others. Where several of them were rated, m has each tell its part, so that ten parts of a series say little
+more than five. The posterior under Q Q^T + R would cost a system of n equations, and foretells no more (docs/closed-forms.md).
 
 A factorization ends in one of many optima, each of which knows something that the others do not. So there are several views,
 factorizations that begin at random elsewhere, with q, v, D, phi and o of their own, and the score is the mean of theirs; b, d and
@@ -203,8 +203,8 @@ class LadderedRidge(Scorer):
         quadratic = weighed @ inputs + (self.precision() + unsure).diag_embed()
         linear = (weighed @ residuals.unsqueeze(3)).squeeze(3) - unsure * start
         change = torch.cholesky_solve(linear.unsqueeze(3), cholesky(quadratic)).squeeze(3)
-        unforeseen = (residuals - (inputs @ change.unsqueeze(3)).squeeze(3)).mean(1) * weight
-        return self._mean(start + change, share) | {"related": self._related(ids, unforeseen)}
+        left = (residuals - (inputs @ change.unsqueeze(3)).squeeze(3)).mean(1)
+        return self._mean(start + change, share) | {"related": self._related(ids, left, support.mask)}
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta, s without history, and nothing related."""
@@ -216,11 +216,18 @@ class LadderedRidge(Scorer):
         """The diagonal of D in each view, [V, 1 + F]."""
         return torch.cat([self.log_offset_precision, self.log_precision], 1).exp()
 
-    def _related(self, ids: Tensor, unforeseen: Tensor) -> Tensor:
-        """[T, ids]: sum over j of R_ij e_j / noise_j. ids, unforeseen: [T, S], the ids of j and e_j / noise_j."""
-        told = (unforeseen.unsqueeze(2) * self.covariance[ids]).flatten(1)
-        nothing = told.new_zeros(len(ids), len(self.covariance))
-        return nothing.scatter_add(1, self.neighbour[ids].long().flatten(1), told)
+    def _related(self, ids: Tensor, left: Tensor, mask: Tensor) -> Tensor:
+        """[T, ids]: sum over j of R_ij e_j / (noise_j + m_j). ids, left, mask: [T, S], the ids of j and e_j."""
+        tasks, vocabulary = len(ids), len(self.covariance)
+        covariance, others = (
+            self.covariance[ids],
+            self.neighbour[ids].long().flatten(1),
+        )  # [T, S, K]; [T, S K]
+        rated = left.new_zeros(tasks, vocabulary).scatter_(1, ids.masked_fill(~mask, 0), mask.to(left.dtype))
+        rated[:, 0] = 0.0
+        met = (covariance.abs() * rated.gather(1, others).view_as(covariance)).sum(2)
+        told = (mask * left / (self.log_noise[ids].exp() + met)).unsqueeze(2) * covariance
+        return told.new_zeros(tasks, vocabulary).scatter_add(1, others, told.flatten(1))
 
     def _by_view(self, of_items: Tensor) -> Tensor:
         """[T, S, V F] -> [T, V, S, F]."""

@@ -68,6 +68,28 @@ def test_what_is_left_of_a_rating_tells_of_items_that_share_something() -> None:
     assert torch.equal(learner.user_vectors(plain), torch.cat([plain["offset"][:, None], plain["user"]], 1))
 
 
+@torch.no_grad()
+def test_many_of_a_series_say_together_what_the_posterior_says() -> None:
+    """Of items alike, with no factors, of whose ratings as much is left: noise 1, R 0.5 between any two."""
+    learner = LadderedRidge(WORLD.sizes, factors=2, views=1).eval()
+    learner.log_precision.fill_(20.0)
+    learner.log_offset_precision.fill_(20.0)
+    ids = torch.arange(1, 21)
+    learner.neighbour[ids, :20], learner.covariance[ids, :20] = ids.int().expand(20, 20), 0.5
+    learner.covariance[ids, torch.arange(20)] = 0.0
+    codes = learner.encode(WORLD.catalogue)
+    for rated in (1, 5, 19):
+        items = torch.arange(rated)[None]
+        support = BATCH.support._replace(
+            items=items, targets=codes.bias[items] + 1.0, mask=torch.ones(1, rated, dtype=torch.bool)
+        )
+        user = BATCH.users.take(torch.tensor([0]))
+        found = learner.predict(learner.adapt(support, user, codes), codes)[0, 19] - codes.bias[19]
+        shared = torch.full((rated, rated), 0.5).fill_diagonal_(0.0) + torch.eye(rated)
+        expected = 0.5 * torch.linalg.solve(shared, torch.ones(rated)).sum()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def variational_factors_of_the_toy() -> VariationalFactors:
     events = histories(WORLD, TRAIN, implicit=False)
     return variational_factors(
