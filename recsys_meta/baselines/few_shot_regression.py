@@ -22,14 +22,15 @@ class FewShotRegression(Popularity):
 
     Args:
         sizes: only the number of item ids is read.
-        shots, ridge, largest: of ``EpisodeRegression``.
+        shots, ridge, largest: of ``EpisodeRegression``. Of many more choices than ``shots`` scores say too much: their order is
+            good, as chances they are too sure.
 
     Raises:
         ValueError: fewer than one shot, or a ridge that is not above 0.
     """
 
     loss = "softmax"
-    contract_settings = ({}, {"shots": 2, "largest": 20})
+    contract_settings = ({}, {"shots": 5, "largest": 20})
 
     def __init__(self, sizes: Sizes, *, shots: int = 3, ridge: float = 10.0, largest: int = 6000) -> None:
         super().__init__(sizes)
