@@ -17,7 +17,8 @@ chose much says more of what goes with what, but not in proportion. This is the 
 (N. Wiener), or a denoising autoencoder without hidden layer (H. Steck: Autoencoders that don't overfit towards the Identity,
 NeurIPS 2020) whose dropout leaves a support set.
 
-What it says of an item is the logarithm of how many times more likely the support makes it, (c + B^T x) / E y.
+What it says of an item is the logarithm of how many times more likely the support makes it, (c + B^T x) / E y, by how much it
+makes all of them: who chose more chooses more of everything.
 
 As of ``ImplicitFactors``, who is to learn how far this can be trusted is cross-fitted.
 """
@@ -47,8 +48,10 @@ class EpisodeRegression(nn.Module):
     place: Tensor  # [ids] int64: the row of each id among the N items fitted; N for those left out
     weight: Tensor  # [N + 1, N + 1]: B / E y, from the item of the row to that of the column; 0 for those left out
     start: Tensor  # [N + 1]: c / E y; 1 for those left out
+    share: Tensor  # [N + 1]: E y, as shares of 1; 0 for those left out
     fold_weight: Tensor  # [folds, N + 1, N + 1]: without the users of the fold; [0, ..] where nobody is to be served by them
     fold_start: Tensor  # [folds, N + 1]
+    fold_share: Tensor  # [folds, N + 1]
 
     def __init__(
         self,
@@ -66,9 +69,11 @@ class EpisodeRegression(nn.Module):
         self.register_buffer("place", torch.full((ids,), items))
         self.register_buffer("weight", torch.zeros(items + 1, items + 1))
         self.register_buffer("start", torch.ones(items + 1))
+        self.register_buffer("share", torch.zeros(items + 1))
         # Of use in training alone: no bundle carries them.
         self.register_buffer("fold_weight", torch.zeros(0, items + 1, items + 1), persistent=False)
         self.register_buffer("fold_start", torch.zeros(0, items + 1), persistent=False)
+        self.register_buffer("fold_share", torch.zeros(0, items + 1), persistent=False)
 
     def fit(self, histories: Histories, catalogue: Catalogue, *, cross: bool) -> None:
         """The map of everybody, and those of the folds where they are asked for (``cross``). Values above 0 are choices."""
@@ -78,16 +83,17 @@ class EpisodeRegression(nn.Module):
         items = len(self.start) - 1
         kept = chosen.sum(0).to_dense().argsort(descending=True, stable=True)[:items].sort().values
         self.place.fill_(items)[kept] = torch.arange(items)
-        self.weight, self.start = self._fitted(chosen, users, kept)
+        self.weight, self.start, self.share = self._fitted(chosen, users, kept)
         served = range(self.folds if cross else 0)
         parts = [self._fitted(chosen, users[users % self.folds != fold], kept) for fold in served]
         if parts:
-            self.fold_weight, self.fold_start = map(torch.stack, zip(*parts, strict=True))
+            self.fold_weight, self.fold_start, self.fold_share = map(torch.stack, zip(*parts, strict=True))
         else:
             self.fold_weight, self.fold_start = self.fold_weight[:0], self.fold_start[:0]
+            self.fold_share = self.fold_share[:0]
 
-    def _fitted(self, chosen: Tensor, users: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """B and c in units of E y, of these users' choices among the kept items."""
+    def _fitted(self, chosen: Tensor, users: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """B and c in units of E y, and the latter, of these users' choices among the kept items."""
         some = chosen.index_select(0, users).coalesce()
         n = torch.bincount(some.indices()[0], minlength=len(users)).float()
         some = some.index_select(1, kept).coalesce()
@@ -114,7 +120,8 @@ class EpisodeRegression(nn.Module):
         unit = asked.clamp(min=_NOTHING)  # of an item that nobody chose nothing is said
         solution = torch.cholesky_solve(crossed, torch.linalg.cholesky(covariance)) / unit
         start = torch.where(asked > 0, 1 - given @ solution, 1.0)
-        return pad(solution * (asked > 0), (0, 1, 0, 1)), pad(start, (0, 1), value=1.0)
+        share = pad(asked / asked.sum().clamp(min=_NOTHING), (0, 1))
+        return pad(solution * (asked > 0), (0, 1, 0, 1)), pad(start, (0, 1), value=1.0), share
 
     @torch.no_grad()
     def scores(
@@ -128,19 +135,23 @@ class EpisodeRegression(nn.Module):
         if not ids.shape[1]:
             return self.start.new_zeros(len(ids), len(place))
         if counted is None or not len(self.fold_start):
-            return _lift(self.weight, self.start, self.place[ids], mask, place)
+            return _lift(self.weight, self.start, self.share, self.place[ids], mask, place)
         lift, fold = self.start.new_zeros(len(ids), len(place)), counted % self.folds
-        for number, (weight, start) in enumerate(zip(self.fold_weight, self.fold_start, strict=True)):
+        of_folds = zip(self.fold_weight, self.fold_start, self.fold_share, strict=True)
+        for number, (weight, start, share) in enumerate(of_folds):
             rows = (fold == number).nonzero().squeeze(1)
-            lift[rows] = _lift(weight, start, self.place[ids[rows]], mask[rows], place)
+            lift[rows] = _lift(weight, start, share, self.place[ids[rows]], mask[rows], place)
         return lift
 
 
-def _lift(weight: Tensor, start: Tensor, rows: Tensor, mask: Tensor, place: Tensor) -> Tensor:
+def _lift(weight: Tensor, start: Tensor, share: Tensor, rows: Tensor, mask: Tensor, place: Tensor) -> Tensor:
     """[T, C]: log of how many times as likely T support sets make the items at these places. rows, mask: [T, S]."""
-    starts = torch.arange(len(rows), device=rows.device) * rows.shape[1]
-    shares = mask.to(weight.dtype).flatten()
-    sums = embedding_bag(rows.flatten(), weight, starts, mode="sum", per_sample_weights=shares)
-    lift = sums.add_(start).clamp_(min=_LEAST).log_() * mask.any(1, keepdim=True)
     items = len(start) - 1
+    starts = torch.arange(len(rows), device=rows.device) * rows.shape[1]
+    given = mask.to(weight.dtype).flatten()
+    sums = embedding_bag(rows.flatten(), weight, starts, mode="sum", per_sample_weights=given)
+    likely = sums.add_(start).clamp_(min=_LEAST)
+    of_all = (likely @ share).clamp(min=_NOTHING).unsqueeze(1)
+    said = mask.any(1, keepdim=True) & (share > 0)
+    lift = torch.where(said, likely.div_(of_all).log_(), 0.0)
     return lift[:, :-1] if items == len(place) else lift[:, place]

@@ -58,8 +58,9 @@ def test_it_is_least_squares_over_every_episode(shots: int) -> None:
         torch.tensor([[True, True], [True, False], [False, False]]),
     )
     found = model.scores(ids, mask)
-    likely = (c + torch.stack([b[2] + b[4], b[5], torch.zeros(ITEMS)])) / y
-    expected = likely.clamp(min=0.05).log()
+    likely = ((c + torch.stack([b[2] + b[4], b[5], torch.zeros(ITEMS)])) / y).clamp(min=0.05)
+    of_all = (likely[:, 1:] @ y[1:]) / y[1:].sum()
+    expected = (likely / of_all[:, None]).log()
     torch.testing.assert_close(found[:2, 1:].double(), expected[:2, 1:], rtol=1e-4, atol=1e-4)
     assert not found[2].any()
     assert not found[:, 0].any()
@@ -70,6 +71,7 @@ def test_after_one_choice_it_is_how_often_they_go_together() -> None:
     model = EpisodeRegression(4, ridge=1e-4)
     model.fit(*data(([1, 2], [1, 2], [1, 3], [2, 3]) * 50, items=4), cross=False)
     (likely,) = model.scores(torch.tensor([[1]]), torch.tensor([[True]])).exp()
+    likely = likely * (3 / 8 * 0.05 + 3 / 8 * 16 / 9 + 1 / 4 * 4 / 3)  # item 1 itself is asked for no more
     # Of those who chose 1 two thirds chose 2 and a third 3; asked for are they in 3/8 and 1/4 of all draws.
     torch.testing.assert_close(likely[2:], torch.tensor([16 / 9, 4 / 3]), rtol=1e-3, atol=1e-3)
 
