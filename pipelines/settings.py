@@ -784,12 +784,11 @@ AnyBaseline = Annotated[BaselineSettings, BeforeValidator(_class_spec)]
 
 def alike(one: ClassSettings, other: ClassSettings) -> bool:
     """Whether both are one class with the same settings, whichever is called the learner and which the baseline."""
-    windows = (getattr(choice, "popularity_window", None) for choice in (one, other))
-    return (one.class_path, one.init_args, next(windows)) == (
-        other.class_path,
-        other.init_args,
-        next(windows),
-    )
+
+    def said(choice: ClassSettings) -> tuple[object, ...]:
+        return choice.class_path, choice.init_args, getattr(choice, "popularity_window", None)
+
+    return said(one) == said(other)
 
 
 # What every evaluation is to be held against, of ratings and of events; the inverse of EASE is dense, and must end.

@@ -256,8 +256,7 @@ def _is_first_left(scores: Tensor, columns: Tensor) -> Tensor:
     order = scores.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1]).expand_as(order))
     mine = rank.gather(1, columns)  # [T, k]
-    position = torch.full_like(order, columns.shape[1]).scatter(
-        1, mine, positions
-    )  # of each rank; k: not in the slate
+    nowhere = torch.full_like(order, columns.shape[1])
+    position = nowhere.scatter(1, mine, positions)  # of each rank; k: not in the slate
     last = position.cummax(1).values  # of an item and all that are better: its own where they stand above it
     return (last.gather(1, mine) == positions).double()

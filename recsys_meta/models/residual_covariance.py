@@ -1,7 +1,7 @@
 """What two items have in common beside the factors of a factorization: covariances of pairs, where ratings prove them.
 
 Factors say what runs through a whole catalogue. What a few items share alone, as the parts of a series do, is lost on them, and
-foretells most of a rating where one of these few was rated (Y. Koren: Factorization Meets the Neighborhood, KDD 2008). So what a
+foretells a rating where one of these few was rated (Y. Koren: Factorization Meets the Neighborhood, KDD 2008). So what a
 user's ratings are beyond mean and biases has a covariance R besides that of the factorization,
 
     y ~ N(0, Sigma + R)      Sigma = 1 / offset_precision + Q Q^T + D,   D = diag(noise + the variances of an item's factors)
@@ -13,7 +13,7 @@ and R is 0 for most pairs. From there one step of Fisher scoring, with A = Sigma
 
 A pair within two standard errors of nothing shares nothing; the last term is a prior, as if 200 more users had rated both and
 shown nothing. Twice, for the factors were fitted to the same ratings and have taken their part of what is left (measured:
-docs/ablation.md).
+docs/closed-forms.md).
 """
 
 import torch
