@@ -113,9 +113,6 @@ def meta_trained(
     train_on = partial(
         trained, story, known=known, fingerprint=fingerprint, warm=warm, accelerator=accelerator
     )
-    earlier = None if warm is None else warm.learner.state_dict()
-    log.info("settings of the learner that follow from the data ...")
-    learner.choose(known.histories, known.clock.at(None), earlier)
     in_time = newest_judge(story, known.moment)
     lengths = known.histories.lengths
     parts = parts_of(story.training, learner, known.user_ids, lengths, story.seed, in_time=in_time)

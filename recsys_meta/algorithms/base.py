@@ -71,15 +71,6 @@ class Learner(nn.Module, ABC):
         super().__init__()
         self.sizes = sizes
 
-    def choose(
-        self, histories: Histories, catalogue: Catalogue, earlier: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """Chooses, once, before anything else, what statistics are to be fitted with; by default there is nothing to choose.
-
-        histories, catalogue: as of ``fit_statistics``, of all users that there are to train on. earlier: the ``state_dict`` of
-        the learner that this one is to continue from, and whose choice stands.
-        """
-
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Reads off the meta-training interactions what needs no gradient (means, counts, closed forms).
 

@@ -1,6 +1,6 @@
 """The default learner: one name for what to meta-train, chosen by what the loss says of the data.
 
-Ratings are solved for (``LadderedRidge``), events are ranked by gradient steps beside cosines, iALS and EASE
+Ratings are solved for (``LadderedRidge``), events are ranked by gradient steps beside cosines, a regression and iALS
 (``LadderedMAML``). Both are a shared initialization adapted per user from the support set, start where the strongest simple
 recommenders stand, and depart from there only where users not trained on gain.
 """
@@ -49,11 +49,6 @@ class Laddered(Learner):
         self.whole_catalogue = self.chosen.whole_catalogue
         self.negatives = self.chosen.negatives
         self.tempering = self.chosen.tempering
-
-    def choose(
-        self, histories: Histories, catalogue: Catalogue, earlier: Mapping[str, Tensor] | None = None
-    ) -> None:
-        self.chosen.choose(histories, catalogue, None if earlier is None else _of_chosen(earlier))
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Of the chosen one; and so on."""

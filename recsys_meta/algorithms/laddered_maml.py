@@ -1,27 +1,28 @@
-"""MAML that starts from the strongest simple recommenders instead of from nothing: cosines, iALS and EASE stand in its score.
+"""MAML that starts from the strongest closed forms instead of from nothing: cosines, iALS and a regression stand in its score.
 
 C. Finn, P. Abbeel, S. Levine: Model-Agnostic Meta-Learning, ICML 2017, as in ``maml``; M. Deshpande, G. Karypis: Item-based top-N
 recommendation algorithms, ACM TOIS 22(1), 2004, for the cosines; ``models.implicit_factors`` for iALS,
-``models.item_regression`` for EASE.
+``models.episode_regression`` for the regression.
 
     score(u, i | S) = w_0(n) bias_i + phi_u . v_i                              MAML: phi_u after K gradient steps on S
-                    + w_1(n) c_i(S) + w_2(n) log(1 + kappa c_i(S))             c_i(S): cosines of i with the n items of S
+                    + w_1(n) log(1 + kappa c_i(S))                             c_i(S): cosines of i with the n items of S
+                    + w_2(n) log lift_i(S)                                     how many times more likely S makes i
                     + w_3(n) p(S) . q_i                                        q: iALS, p(S): S folded in
-                    + w_4(n) e_i(S)                                            e_i(S): EASE of i from S
 
-bias_i holds a learned multiple of log popularity, and w_0 .. w_4 are curves over the number of shots n, so that popularity,
-ItemKNN, iALS, EASE and their blends are points of the space that is searched; the logarithm is what sparse data ask for, where
-any meeting at all says much and a second one little. All is learned end to end from the query loss, with a training user's own
-contribution taken out of popularity, of the cosines (see ``models.cooccurrence``) and of EASE, and factors that others shaped
-(see ``models.implicit_factors``): without that each looks too good, and its weight grows too large, the more so the fewer users.
+bias_i holds a learned multiple of log popularity, and w_0 .. w_3 are curves over the number of shots n, so that popularity,
+ItemKNN, iALS, the regression on few choices and their blends are points of the space that is searched; the logarithm is what
+sparse data ask for, where any meeting at all says much and a second one little. All is learned end to end from the query loss,
+with a training user's own contribution taken out of popularity and of the cosines (see ``models.cooccurrence``), and with factors
+and a regression that others shaped (see ``models.implicit_factors``): without that each looks too good, and its weight grows too
+large, the more so the fewer users.
 
 The query loss speaks of everything that a user chose, a list of ten only of what stands on top. The loss leans towards the
 latter (a power mean over the chances of what was chosen, see ``models.losses``), and how much of phi_u - theta is kept, and how
-much more or less iALS, EASE, popularity and cosines count, is settled after meta-training by the NDCG@10 of users not trained
-on. Where users are few, the loss on its own gives iALS and EASE too little.
+much more or less iALS, the regression, popularity and cosines count, is settled after meta-training by the NDCG@10 of users not
+trained on.
 
 What suits most data sets before anything is learned is known as well: weights of the same parts, with log popularity for bias_i,
-read off development draws of seven of them (docs/new-sets.md). Where few users are there to settle what was learned, a quarter of
+read off draws of nine of them (docs/new-sets.md). Where few users are there to settle what was learned, a quarter of
 it and three quarters of this are the score (not in time, where items may rise and fall); elsewhere what was learned alone.
 
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
@@ -49,10 +50,10 @@ from recsys_meta.algorithms.base import Gains, Judging, TaskState
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.algorithms.scorer import columns_of
 from recsys_meta.models.cooccurrence import Cooccurrence
+from recsys_meta.models.episode_regression import EpisodeRegression
 from recsys_meta.models.heads import LinearHead
 from recsys_meta.models.implicit_factors import ImplicitFactors
 from recsys_meta.models.incidence import choices_of
-from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.models.losses import RATING_LOSSES, LossName
 from recsys_meta.models.shot_curve import KNOTS, ShotCurve
 from recsys_meta.models.softmax_regression import softmax_regression
@@ -70,64 +71,68 @@ from recsys_meta.tensors import (
 _CUTOFF = 10  # of the NDCG that the meta-loss weighs users for
 _DEPARTURES = (0.5, 1.0)  # shares that are tried against none
 _LESS = ((0.0, 0.0), (0.5, 0.0))  # times the adaptation; plus nothing
-_OTHER_TRUST = (*_LESS, *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)))  # the trust in iALS, or EASE
+_OTHER_TRUST = (
+    *_LESS,
+    *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)),
+)  # the trust in iALS, or the regression
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
-_OTHER_COSINES = tuple((times, 0.0) for times in (0.0, 0.5, 1.5, 2.0))  # the same of the cosines
-_OTHER_LOGS = (*_OTHER_COSINES, (0.75, 0.0), (1.25, 0.0), (1.0, 0.5), (1.0, 1.0))  # and of their logarithms
+_OTHER_LOGS = (
+    *((times, 0.0) for times in (0.0, 0.5, 1.5, 2.0, 0.75, 1.25)),
+    (1.0, 0.5),
+    (1.0, 1.0),
+)  # and of the cosines
 _ROUNDS = 3  # in which all of these are settled, fewer where one changes nothing
-_RIDGE = 300.0  # of EASE, unless another one is better
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
 _ENOUGH_USERS = 300  # to settle by
 _SHARE_OF_FEW = 0.25  # of what was learned, where there are fewer, beside what is usual
-# What suits most data sets before anything is learned, at the knots: weights of log popularity, log cosines, iALS and EASE.
+# What suits most data sets before anything is learned, at the knots: weights of log popularity, log cosines, log lift and iALS.
 _USUAL = {
-    "bias_curve": (1.0, 1.0, 1.0, 0.9, 0.75, 0.75, 0.75, 0.6, 0.5, 0.5),
-    "linear_curve": (0.0,) * len(KNOTS),
-    "log_curve": (0.5, 0.5, 0.6, 0.7, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5),
-    "factor_curve": (0.75, 0.75, 0.75, 0.75, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5),
-    "regression_curve": (0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.25, 0.4, 0.5, 0.5),
+    "bias_curve": (1.0, 1.0, 1.0, 1.0, 1.0, 0.95, 0.9, 0.8, 0.75, 0.7),
+    "log_curve": (0.4, 0.4, 0.4, 0.45, 0.5, 0.5, 0.55, 0.65, 0.7, 0.7),
+    "lift_curve": (0.6, 0.6, 0.7, 0.75, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7),
+    "factor_curve": (0.5, 0.5, 0.5, 0.5, 0.5, 0.4, 0.3, 0.25, 0.25, 0.25),
 }
 _SHOT_GROUPS = ((1, 5), (6, 14), (15, KNOTS[-1]))
 _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encoders need smaller steps
 
 
-# What simple recommenders say beside cosines, and how much each counts.
-_LADDER = {"logs": "log_curve", "factors": "factor_curve", "regression": "regression_curve"}
-_EVIDENCE = ("cosines", *_LADDER, "shots", "start", "liked")
-_CURVES = ("bias_curve", "linear_curve", "log_curve", "factor_curve", "regression_curve")
+# What closed forms say, and how much each counts.
+_LADDER = {"logs": "log_curve", "lift": "lift_curve", "factors": "factor_curve"}
+_EVIDENCE = (*_LADDER, "shots", "start", "liked")
+_CURVES = tuple(_USUAL)
 
 
 class _Known(nn.Module):
     """What is counted and solved of the events of one time."""
 
     def __init__(
-        self, cooccurrence: Cooccurrence, implicit: ImplicitFactors, regression: ItemRegression
+        self, cooccurrence: Cooccurrence, regression: EpisodeRegression, implicit: ImplicitFactors
     ) -> None:
         super().__init__()
-        self.cooccurrence, self.implicit, self.regression = cooccurrence, implicit, regression
+        self.cooccurrence, self.regression, self.implicit = cooccurrence, regression, implicit
 
     def fit(self, histories: Histories, catalogue: Catalogue, *, cross: bool) -> None:
-        """cross: of ``ImplicitFactors``."""
+        """cross: of ``EpisodeRegression`` and ``ImplicitFactors``."""
         self.cooccurrence.fit(histories, catalogue)
+        self.regression.fit(histories, catalogue, cross=cross)
         self.implicit.fit(histories, catalogue, cross=cross)
-        self.regression.fit(histories, catalogue)
 
 
 class LadderedMAML(MAML):
-    """MAML plus item-item cosines, iALS and EASE, for losses that rank.
+    """MAML plus item-item cosines, a regression on few choices and iALS, for losses that rank.
 
     Args:
         sizes: features of users and items to provide for.
         loss: one that ranks; see ``models.losses``.
         neighbours, largest: of ``Cooccurrence``.
+        regressed: of ``EpisodeRegression``, its ``largest``.
         factors: of ``ImplicitFactors``.
-        ridge, regressed: of ``ItemRegression``, its ``ridge`` and ``largest``; no ridge: the users to train on choose it.
         prior_decay: weight decay of item biases and of what is known of users: what is not said again and again falls back
             to popularity.
         vector_decay: weight decay of the item vectors.
         power: of the mean that tasks are judged by; see ``models.losses.mean_surprise``.
         item_ids: as of ``MAML``.
-        counts: whether there are cosines and factors; None: where there are ids.
+        counts: whether there are cosines, a regression and factors; None: where there are ids.
         settings: of ``MAML``.
 
     Raises:
@@ -158,12 +163,11 @@ class LadderedMAML(MAML):
         num_steps: int = 4,
         largest: int = 6000,
         neighbours: int = 300,
-        factors: int = 64,
-        ridge: float | None = None,
         regressed: int = 6000,
+        factors: int = 64,
         prior_decay: float = 5.0,
         vector_decay: float = 1.0,
-        power: float = 0.3,
+        power: float = 0.6,
         item_ids: bool = True,
         counts: bool | None = None,
         **settings: Any,
@@ -182,15 +186,13 @@ class LadderedMAML(MAML):
         self.power = power
         self.known = _Known(
             Cooccurrence(self.vocabulary, largest=largest, neighbours=neighbours),
+            EpisodeRegression(self.vocabulary, largest=regressed),
             ImplicitFactors(self.vocabulary, factors=factors),
-            ItemRegression(self.vocabulary, ridge=_RIDGE if ridge is None else ridge, largest=regressed),
         )
-        self.ridge_is_chosen = ridge is None
         self.bias_curve = ShotCurve(1.0)
-        self.linear_curve = ShotCurve(0.0)
-        self.log_curve = ShotCurve(0.7)
+        self.log_curve = ShotCurve(0.5)
+        self.lift_curve = ShotCurve(0.75)
         self.factor_curve = ShotCurve(0.0)
-        self.regression_curve = ShotCurve(0.0)
         self.kept_curve = ShotCurve(1.0).requires_grad_(False)
         self.usual = nn.ModuleDict({name: ShotCurve(_USUAL[name]) for name in _CURVES}).requires_grad_(False)
         self.learned_curve = ShotCurve(1.0).requires_grad_(False)  # share of what was learned beside it
@@ -207,16 +209,6 @@ class LadderedMAML(MAML):
         if isinstance(self.head, LinearHead):  # noise would only hide what the ladder knows
             for weight in self.head.parameters():
                 nn.init.zeros_(weight)
-
-    def choose(
-        self, histories: Histories, catalogue: Catalogue, earlier: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """The ridge of EASE."""
-        regression, name = self.known.regression, "known.regression.ridge"
-        if earlier is not None and name in earlier:
-            regression.ridge.copy_(earlier[name])
-        elif self.ridge_is_chosen and self.vocabulary > 1:
-            regression.choose_ridge(histories, catalogue)
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Counts who was chosen together with whom, and factorizes it."""
@@ -258,8 +250,8 @@ class LadderedMAML(MAML):
 
     def settle(self, gains: Judging, fellows: Sequence[Self] = ()) -> None:
         """How much of the prior stands beside popularity, and, at few, some and many shots, how much of the adaptation is kept
-        and how much iALS, EASE, item biases and cosines count; the same for all fellows. Where users are few, it leans on what
-        is usual besides.
+        and how much iALS, the regression, item biases and cosines count; the same for all fellows. Where users are few, it leans
+        on what is usual besides.
 
         The first is the share with the largest gain of those that gain two standard errors, since popularity is seldom far from
         the best. The others stay as learned unless something else gains more than a standard error, one after the other and
@@ -286,10 +278,9 @@ class LadderedMAML(MAML):
         if self.vocabulary > 1:
             others |= {
                 "factor_curve": _OTHER_TRUST,
-                "regression_curve": _OTHER_TRUST,
+                "lift_curve": _OTHER_TRUST,
                 "bias_curve": _OTHER_BIAS,
                 "log_curve": _OTHER_LOGS,
-                "linear_curve": _OTHER_COSINES,
             }
         unmoved = 0
         for name, of_it in [*others.items()] * _ROUNDS:
@@ -315,10 +306,10 @@ class LadderedMAML(MAML):
         counted: Tensor | None = None,
         among: Tensor | None = None,
     ) -> TaskState:
-        """What simple recommenders say of every item of the vocabulary, [T, ids]: "cosines", "logs" of them, "factors" (iALS) and
-        "regression" (EASE); and "shots": [T].
+        """What closed forms say of every item of the vocabulary, [T, ids]: "logs" of cosines, "lift" and "factors" (iALS); and
+        "shots": [T].
 
-        own: of ``Cooccurrence.cosines`` and ``ItemRegression.scores``; counted: of ``ImplicitFactors.scores``; among: of all
+        own: of ``Cooccurrence.cosines``; counted: of ``EpisodeRegression.scores`` and ``ImplicitFactors.scores``; among: of all
         three.
         """
         known = self.known
@@ -329,15 +320,14 @@ class LadderedMAML(MAML):
         liked = support.mask & (support.targets > 0) & (ids > 0)
         cosines = known.cooccurrence.cosines(ids, liked, own, among)
         return {
-            "cosines": cosines,
             "logs": torch.log1p(self.log_kappa.exp() * cosines),
+            "lift": known.regression.scores(ids, liked, counted, among),
             "factors": known.implicit.scores(ids, liked, counted, among),
-            "regression": known.regression.scores(ids, liked, own, among),
             "shots": liked.sum(1),
         }
 
     def blend(self, ladder: TaskState) -> TaskState:
-        """{"affinity": [T, ids], what cosines, factors and EASE add to the score of every item of the vocabulary; "trust":
+        """{"affinity": [T, ids], what cosines, lift and factors add to the score of every item of the vocabulary; "trust":
         [T, 1], how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity;
         "usual": [T, 1], how many times that counts}.
         """
@@ -350,7 +340,7 @@ class LadderedMAML(MAML):
                 getattr(self, name)(shots), 1 / share - 1, self.usual[name](shots)
             ).unsqueeze(1)
 
-        affinity = weight("linear_curve") * ladder["cosines"]
+        affinity = torch.zeros_like(ladder["lift"])
         for part, curve in _LADDER.items():  # in place: nothing that is differentiated needs what it was
             affinity.addcmul_(weight(curve), ladder[part])
         # The bias gives way to cosines; where there are none, a number of shots alone shall change nothing.
@@ -394,7 +384,7 @@ class LadderedMAML(MAML):
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """theta; nothing is known to go with nothing."""
         tasks = len(support.items)
-        nothing = {part: items.bias.new_zeros(tasks, 1) for part in ("cosines", *_LADDER)}
+        nothing = {part: items.bias.new_zeros(tasks, 1) for part in _LADDER}
         blended = self.blend(nothing | {"shots": support.mask.new_zeros(tasks, dtype=torch.int64)})
         blended["affinity"] = blended["affinity"].expand(tasks, self.vocabulary)
         return super().prior(support, users, items) | blended

@@ -40,7 +40,7 @@ class FewShotRegression(Popularity):
 
     def fit_statistics(self, histories: Histories, catalogue: Catalogue) -> None:
         """Solves for the map."""
-        self.regression.fit(histories, catalogue)
+        self.regression.fit(histories, catalogue, cross=False)
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
         """{"lift": [T, ids]}: of every item of the vocabulary; 0 without history."""

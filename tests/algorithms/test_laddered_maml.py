@@ -5,10 +5,8 @@ import torch
 from torch.nn.functional import softplus
 from toy_world import episodes, histories, toy_world
 
-from recsys_meta.algorithms.laddered import Laddered
 from recsys_meta.algorithms.laddered_maml import LadderedMAML
 from recsys_meta.episodes import unique_items
-from recsys_meta.models.item_regression import ItemRegression
 from recsys_meta.models.losses import LossName
 from recsys_meta.tensors import Catalogue, EpisodeBatch, Examples, Histories
 
@@ -114,11 +112,10 @@ def test_a_training_user_is_judged_as_if_it_had_never_been_counted(shots: int, r
     )
     seen, unseen = fitted(events=events), fitted(TRAIN[1:], events)
     with torch.no_grad():
-        for learner in (
-            seen,
-            unseen,
-        ):  # of factors the folds see to it: tests/models/test_implicit_factors.py
+        for learner in (seen, unseen):
+            # Of these the folds see to it: tests/models/test_implicit_factors.py, test_episode_regression.py
             learner.factor_curve.values.zero_()
+            learner.lift_curve.values.zero_()
             learner.popularity_weight.fill_(0.8)
             learner.bias_curve.values.fill_(1.5)
     codes = unseen.encode(without_it)
@@ -156,7 +153,7 @@ def test_what_is_said_of_some_items_is_what_is_said_of_them_among_all(largest: i
     whole = learner.ladder(batch.support, items, own, counted)
     some = learner.ladder(batch.support, items, None if own is None else own[:, among], counted, among)
     assert len(among) < learner.vocabulary
-    for part in ("cosines", "logs", "factors", "regression"):
+    for part in ("logs", "lift", "factors"):
         torch.testing.assert_close(some[part], whole[part][:, among], msg=part)
         assert some[part].abs().max() > 0
     assert torch.equal(some["shots"], whole["shots"])
@@ -191,30 +188,9 @@ def test_refitting_moves_the_counts_and_nothing_else() -> None:
     learner.refit_statistics(EVENTS, WORLD.catalogue)
     moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
     of_factors = {"implicit.factor", "implicit.precision", "implicit.spread"}
-    of_regression = {"regression.inverse", "regression.diagonal", "regression.spread"}
+    of_regression = {f"regression.whole.{name}" for name in ("weight", "start", "share")}
     counts = {"cooccurrence.occurrences", "cooccurrence.pairs"}
     assert moved == {f"known.{name}" for name in counts | of_factors | of_regression}
-
-
-def test_the_ridge_is_chosen_once_unless_it_is_said_or_an_earlier_learner_had_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ItemRegression, "choose_ridge", lambda regression, *_: regression.ridge.fill_(1000.0))
-    chosen, said, later = (
-        Laddered(WORLD.sizes, loss="softmax"),
-        LadderedMAML(WORLD.sizes, ridge=50.0),
-        Laddered(WORLD.sizes, loss="softmax"),
-    )
-    chosen.choose(EVENTS, WORLD.catalogue)
-    said.choose(EVENTS, WORLD.catalogue)
-    assert chosen.chosen.known.regression.ridge == 1000
-    assert said.known.regression.ridge == 50
-    chosen.chosen.known.regression.ridge.fill_(100.0)
-    later.choose(EVENTS, WORLD.catalogue, chosen.state_dict())
-    assert later.chosen.known.regression.ridge == 100
-    without_ids = Laddered(WORLD.sizes, loss="softmax", item_ids=False)
-    without_ids.choose(EVENTS, WORLD.catalogue)
-    assert without_ids.chosen.known.regression.ridge == 300
 
 
 def test_a_user_weighs_as_many_examples_as_ndcg_counts() -> None:

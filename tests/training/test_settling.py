@@ -11,7 +11,6 @@ from recsys_meta.algorithms.base import Gains, Judging
 from recsys_meta.algorithms.laddered_maml import (
     _LESS,
     _OTHER_BIAS,
-    _OTHER_COSINES,
     _OTHER_LOGS,
     _OTHER_TRUST,
     LadderedMAML,
@@ -164,7 +163,7 @@ def test_a_share_of_what_was_learned_is_one_of_its_scores() -> None:
     noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
     learner, (batch,) = learner_with_biases(noise), validation()
     with torch.no_grad():
-        for number, name in enumerate(("linear_curve", "log_curve", "factor_curve", "regression_curve")):
+        for number, name in enumerate(("log_curve", "lift_curve", "factor_curve")):
             getattr(learner, name).values.fill_(0.3 * number - 0.4)
     codes = learner.encode(batch.catalogue)
 
@@ -182,8 +181,8 @@ def test_a_share_of_what_was_learned_is_one_of_its_scores() -> None:
     cosines = known.cooccurrence.cosines(ids, liked)
     of_vocabulary = (
         usual["log_curve"] * torch.log1p(learner.log_kappa.exp() * cosines)
+        + usual["lift_curve"] * known.regression.scores(ids, liked)
         + usual["factor_curve"] * known.implicit.scores(ids, liked)
-        + usual["regression_curve"] * known.regression.scores(ids, liked)
     ).detach()
     expected = usual["bias_curve"] * codes.log_popularity + of_vocabulary[:, codes.ids]
     torch.testing.assert_close(found, learned / 4 + 3 * expected / 4)
@@ -297,21 +296,21 @@ def test_of_the_trust_in_factors_stays_what_serves_users_not_trained_on(sign: fl
         assert times < 1
 
 
-def test_users_not_trained_on_may_raise_the_trust_in_ease() -> None:
+def test_users_not_trained_on_may_raise_the_trust_in_the_regression() -> None:
     def indifferent() -> LadderedMAML:
         learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
         with torch.no_grad():
-            for curve in (learner.bias_curve, learner.log_curve, learner.regression_curve):
+            for curve in (learner.bias_curve, learner.log_curve, learner.lift_curve):
                 curve.values.fill_(0.0)
         learner.known.implicit.spread.fill_(1e9)  # or more trust in iALS, which is settled before, would do
         return learner
 
     settled = indifferent()
     settle([Judged(settled, validation())])
-    times, plus = best_of(indifferent(), _OTHER_TRUST, "regression_curve")
+    times, plus = best_of(indifferent(), _OTHER_TRUST, "lift_curve")
     assert times == 1
     assert plus > 0
-    assert settled.regression_curve.values[1:5].tolist() == [plus] * 4
+    assert settled.lift_curve.values[1:5].tolist() == [plus] * 4
 
 
 @pytest.mark.parametrize(
@@ -320,22 +319,22 @@ def test_users_not_trained_on_may_raise_the_trust_in_ease() -> None:
 def test_trust_is_raised_where_those_who_want_one_thing_and_those_who_want_many_both_gain(
     few_gain: float, many_gain: float, raised: bool
 ) -> None:
-    """60 users who want one item, and 30 who want twenty, gain or lose where EASE counts more."""
+    """60 users who want one item, and 30 who want twenty, gain or lose where the regression counts more."""
     learner = learner_with_biases(torch.zeros(WORLD.sizes.item.ids))
-    learned = learner.regression_curve.values.detach().clone()
+    learned = learner.lift_curve.values.detach().clone()
     few = torch.arange(90) < 60
     gained, wanted = torch.where(few, few_gain, many_gain), torch.where(few, 1, 20)
 
     @each
     def gains(adapted: bool) -> Gains:
-        more = float(adapted and learner.regression_curve.values[1] == learned[1] + 1.0)
+        more = float(adapted and learner.lift_curve.values[1] == learned[1] + 1.0)
         shots, plain = torch.ones(90, dtype=torch.int64), torch.zeros(90, dtype=torch.bool)
         return Gains(more * gained, shots, torch.arange(90), wanted, plain)
 
     learner.settle(gains)
     expected = learned.clone()
     expected[1:5] += float(raised)
-    torch.testing.assert_close(learner.regression_curve.values.detach(), expected)
+    torch.testing.assert_close(learner.lift_curve.values.detach(), expected)
 
 
 def best_of(
@@ -370,10 +369,9 @@ def test_what_is_settled_is_such_that_no_other_weight_serves_users_not_trained_o
     others = {
         "kept_curve": _LESS,
         "factor_curve": _OTHER_TRUST,
-        "regression_curve": _OTHER_TRUST,
+        "lift_curve": _OTHER_TRUST,
         "bias_curve": _OTHER_BIAS,
         "log_curve": _OTHER_LOGS,
-        "linear_curve": _OTHER_COSINES,
     }
     better = {name: best_of(learner, some, name) for name, some in others.items()}
     assert better == dict.fromkeys(others, (1.0, 0.0))
@@ -500,11 +498,11 @@ def test_the_mean_of_learners_has_the_mean_of_their_weights() -> None:
     members = [learner_with_biases(torch.full((WORLD.sizes.item.ids,), bias)) for bias in (1.0, 2.0, 6.0)]
     with torch.no_grad():
         for member, trust in zip(members, (0.0, 0.5, 1.0), strict=True):
-            member.regression_curve.values.fill_(trust)
+            member.lift_curve.values.fill_(trust)
     kept = mean_of(members)
     assert kept is members[0]
     assert kept.item_bias.ids.weight.flatten().tolist() == [3.0] * WORLD.sizes.item.ids
-    assert kept.regression_curve.values.tolist() == [0.5] * 10
+    assert kept.lift_curve.values.tolist() == [0.5] * 10
     before = {name: value.clone() for name, value in kept.state_dict().items()}
     mean_of([kept])
     assert all(torch.equal(value, before[name]) for name, value in kept.state_dict().items())
