@@ -77,10 +77,10 @@ class _Map(nn.Module):
     share: Tensor  # [N + 1]: E y, as shares of 1; 0 for those left out, the last one among them
     weight: Tensor  # [N + 1, N + 1]: B / E y, from the item of the row to that of the column; or K^-1, [R + 1, R + 1]
     start: Tensor  # [N + 1]: c / E y
-    choices: Tensor  # [2, M] int64: user and item of the ones of X, sorted; [2, 0] where ``weight`` is B
+    choices: Tensor  # [2, M] int64: user and item of the ones of X, sorted
     by_item: Tensor  # [2, M] int64: item and user of the same
     of_users: Tensor  # [2, R]: the root of p, and q
-    of_items: Tensor  # [4, N + 1]: D, E x, E y, and the sum of q over the users who chose the item
+    of_items: Tensor  # [4, N + 1]: D, E x, E y, and the sum of q over the users who chose the item; [4, 0] where ``weight`` is B
 
     def __init__(self, items: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class _Map(nn.Module):
 
     def likely(self, rows: Tensor, given: Tensor) -> Tensor:
         """(c + B^T x) / E y after T supports, [T, N + 1]. rows, given: [T, S], given 1 or, of what does not count, 0."""
-        if not self.choices.shape[1]:
+        if not self.of_items.shape[1]:
             starts = torch.arange(len(rows), device=rows.device) * rows.shape[1]
             weights = given.flatten()
             sums = embedding_bag(rows.flatten(), self.weight, starts, mode="sum", per_sample_weights=weights)

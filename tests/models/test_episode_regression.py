@@ -56,7 +56,7 @@ def test_it_is_least_squares_over_every_episode(shots: int, largest: int) -> Non
     """By items, and, where six users chose two things or more and there are eight items, by users."""
     model = EpisodeRegression(ITEMS, shots=shots, ridge=0.4, largest=largest)
     model.fit(*data(), cross=False)
-    assert bool(model.whole.choices.numel()) == (largest == 6)
+    assert bool(model.whole.of_items.numel()) == (largest == 6)
     b, c, y = by_all_episodes(CHOSEN, shots, 0.4)
     # In an episode an item is given or asked for, never both: of pairs of an item with itself there is the centring alone.
     ids, mask = (
@@ -130,7 +130,7 @@ def test_what_was_fitted_goes_into_a_bundle_and_out_of_it_whatever_its_size(larg
     bundles._load_weights(loaded, load(save(weights)))
     ids, mask = torch.tensor([[3, 9], [4, 0]]), torch.tensor([[True, True], [True, False]])
     model, other = learner.known.regression, loaded.known.regression
-    assert bool(other.whole.choices.numel()) == (largest == 20)
+    assert bool(other.whole.of_items.numel()) == (largest == 20)
     assert torch.equal(other.scores(ids, mask), model.scores(ids, mask))
     assert model.scores(ids, mask).any()
     everybody, again = (
@@ -142,9 +142,11 @@ def test_what_was_fitted_goes_into_a_bundle_and_out_of_it_whatever_its_size(larg
     assert torch.equal(other.scores(ids, mask), again.scores(ids, mask))
 
 
-@pytest.mark.parametrize("chosen", [([1],), ([1], [2], [3]), ([1, 2], [1, 2])])
-def test_of_next_to_nothing_it_says_something_finite(chosen: tuple[list[int], ...]) -> None:
-    model = EpisodeRegression(ITEMS)
+@pytest.mark.parametrize("chosen", [([1],), ([1], [2], [3]), ([1, 2], [1, 2]), ([1], [2, 3])])
+@pytest.mark.parametrize("largest", [6000, 2])
+def test_of_next_to_nothing_it_says_something_finite(chosen: tuple[list[int], ...], largest: int) -> None:
+    """By items and by users, of whom a fold may be left with none."""
+    model = EpisodeRegression(ITEMS, largest=largest)
     model.fit(*data(chosen), cross=True)
     ids, mask = torch.tensor([[1, 2]]), torch.tensor([[True, True]])
     assert model.scores(ids, mask).isfinite().all()
