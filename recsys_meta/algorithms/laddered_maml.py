@@ -5,11 +5,11 @@ recommendation algorithms, ACM TOIS 22(1), 2004, for the cosines; ``models.impli
 ``models.episode_regression`` for the regression.
 
     score(u, i | S) = w_0(n) bias_i + phi_u . v_i                              MAML: phi_u after K gradient steps on S
-                    + w_1(n) log(1 + kappa c_i(S))                             c_i(S): cosines of i with the n items of S
-                    + w_2(n) log lift_i(S)                                     how many times more likely S makes i
-                    + w_3(n) p(S) . q_i                                        q: iALS, p(S): S folded in
+                    + w_1(n) c_i(S) + w_2(n) log(1 + kappa c_i(S))             c_i(S): cosines of i with the n items of S
+                    + w_3(n) log lift_i(S)                                     how many times more likely S makes i
+                    + w_4(n) p(S) . q_i                                        q: iALS, p(S): S folded in
 
-bias_i holds a learned multiple of log popularity, and w_0 .. w_3 are curves over the number of shots n, so that popularity,
+bias_i holds a learned multiple of log popularity, and w_0 .. w_4 are curves over the number of shots n, so that popularity,
 ItemKNN, iALS, the regression on few choices and their blends are points of the space that is searched; the logarithm is what
 sparse data ask for, where any meeting at all says much and a second one little. All is learned end to end from the query loss,
 with a training user's own contribution taken out of popularity and of the cosines (see ``models.cooccurrence``), and with factors
@@ -76,11 +76,8 @@ _OTHER_TRUST = (
     *((1.0, more) for more in (0.25, 0.5, 1.0, 2.0)),
 )  # the trust in iALS, or the regression
 _OTHER_BIAS = tuple((1.0, more) for more in (-0.3, -0.15, 0.15, 0.3, 0.5))  # the same of the item biases
-_OTHER_LOGS = (
-    *((times, 0.0) for times in (0.0, 0.5, 1.5, 2.0, 0.75, 1.25)),
-    (1.0, 0.5),
-    (1.0, 1.0),
-)  # and of the cosines
+_OTHER_COSINES = tuple((times, 0.0) for times in (0.0, 0.5, 1.5, 2.0))  # the same of the cosines
+_OTHER_LOGS = (*_OTHER_COSINES, (0.75, 0.0), (1.25, 0.0), (1.0, 0.5), (1.0, 1.0))  # and of their logarithms
 _ROUNDS = 3  # in which all of these are settled, fewer where one changes nothing
 _FEWEST, _FEWEST_USERS = 20, 10  # episodes that can say anything
 _ENOUGH_USERS = 300  # to settle by
@@ -88,6 +85,7 @@ _SHARE_OF_FEW = 0.25  # of what was learned, where there are fewer, beside what 
 # What suits most data sets before anything is learned, at the knots: weights of log popularity, log cosines, log lift and iALS.
 _USUAL = {
     "bias_curve": (1.0, 1.0, 1.0, 1.0, 1.0, 0.95, 0.9, 0.8, 0.75, 0.7),
+    "linear_curve": (0.0,) * len(KNOTS),
     "log_curve": (0.4, 0.4, 0.4, 0.45, 0.5, 0.5, 0.55, 0.65, 0.7, 0.7),
     "lift_curve": (0.6, 0.6, 0.7, 0.75, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7),
     "factor_curve": (0.5, 0.5, 0.5, 0.5, 0.5, 0.4, 0.3, 0.25, 0.25, 0.25),
@@ -97,7 +95,7 @@ _CURVE_LR = 0.03  # of some dozen weights that all episodes speak of; the encode
 
 
 # What closed forms say, and how much each counts.
-_LADDER = {"logs": "log_curve", "lift": "lift_curve", "factors": "factor_curve"}
+_LADDER = {"cosines": "linear_curve", "logs": "log_curve", "lift": "lift_curve", "factors": "factor_curve"}
 _EVIDENCE = (*_LADDER, "shots", "start", "liked")
 _CURVES = tuple(_USUAL)
 
@@ -190,6 +188,7 @@ class LadderedMAML(MAML):
             ImplicitFactors(self.vocabulary, factors=factors),
         )
         self.bias_curve = ShotCurve(1.0)
+        self.linear_curve = ShotCurve(0.0)
         self.log_curve = ShotCurve(0.5)
         self.lift_curve = ShotCurve(0.75)
         self.factor_curve = ShotCurve(0.0)
@@ -281,6 +280,7 @@ class LadderedMAML(MAML):
                 "lift_curve": _OTHER_TRUST,
                 "bias_curve": _OTHER_BIAS,
                 "log_curve": _OTHER_LOGS,
+                "linear_curve": _OTHER_COSINES,
             }
         unmoved = 0
         for name, of_it in [*others.items()] * _ROUNDS:
@@ -306,8 +306,8 @@ class LadderedMAML(MAML):
         counted: Tensor | None = None,
         among: Tensor | None = None,
     ) -> TaskState:
-        """What closed forms say of every item of the vocabulary, [T, ids]: "logs" of cosines, "lift" and "factors" (iALS); and
-        "shots": [T].
+        """What closed forms say of every item of the vocabulary, [T, ids]: "cosines", their "logs", "lift" and "factors" (iALS);
+        and "shots": [T].
 
         own: of ``Cooccurrence.cosines``; counted: of ``EpisodeRegression.scores`` and ``ImplicitFactors.scores``; among: of all
         three.
@@ -320,6 +320,7 @@ class LadderedMAML(MAML):
         liked = support.mask & (support.targets > 0) & (ids > 0)
         cosines = known.cooccurrence.cosines(ids, liked, own, among)
         return {
+            "cosines": cosines,
             "logs": torch.log1p(self.log_kappa.exp() * cosines),
             "lift": known.regression.scores(ids, liked, counted, among),
             "factors": known.implicit.scores(ids, liked, counted, among),

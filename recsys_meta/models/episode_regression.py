@@ -45,7 +45,7 @@ _LEAST = 0.05  # how many times as likely at the least: a linear map does not st
 
 
 class _Weights(NamedTuple):
-    """Of R users: n, and what w, k and n make of them, float64, [R] each."""
+    """What w, k and n make of R users, float64, [R] each."""
 
     given: Tensor  # w k / n
     asked: Tensor  # w (n - k) / n

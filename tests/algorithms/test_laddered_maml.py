@@ -153,7 +153,7 @@ def test_what_is_said_of_some_items_is_what_is_said_of_them_among_all(largest: i
     whole = learner.ladder(batch.support, items, own, counted)
     some = learner.ladder(batch.support, items, None if own is None else own[:, among], counted, among)
     assert len(among) < learner.vocabulary
-    for part in ("logs", "lift", "factors"):
+    for part in ("cosines", "logs", "lift", "factors"):
         torch.testing.assert_close(some[part], whole[part][:, among], msg=part)
         assert some[part].abs().max() > 0
     assert torch.equal(some["shots"], whole["shots"])

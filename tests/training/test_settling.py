@@ -11,6 +11,7 @@ from recsys_meta.algorithms.base import Gains, Judging
 from recsys_meta.algorithms.laddered_maml import (
     _LESS,
     _OTHER_BIAS,
+    _OTHER_COSINES,
     _OTHER_LOGS,
     _OTHER_TRUST,
     LadderedMAML,
@@ -163,7 +164,7 @@ def test_a_share_of_what_was_learned_is_one_of_its_scores() -> None:
     noise = torch.randn(WORLD.sizes.item.ids, generator=torch.Generator().manual_seed(0))
     learner, (batch,) = learner_with_biases(noise), validation()
     with torch.no_grad():
-        for number, name in enumerate(("log_curve", "lift_curve", "factor_curve")):
+        for number, name in enumerate(("linear_curve", "log_curve", "lift_curve", "factor_curve")):
             getattr(learner, name).values.fill_(0.3 * number - 0.4)
     codes = learner.encode(batch.catalogue)
 
@@ -372,6 +373,7 @@ def test_what_is_settled_is_such_that_no_other_weight_serves_users_not_trained_o
         "lift_curve": _OTHER_TRUST,
         "bias_curve": _OTHER_BIAS,
         "log_curve": _OTHER_LOGS,
+        "linear_curve": _OTHER_COSINES,
     }
     better = {name: best_of(learner, some, name) for name, some in others.items()}
     assert better == dict.fromkeys(others, (1.0, 0.0))
