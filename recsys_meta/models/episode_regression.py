@@ -139,20 +139,21 @@ class _Map(nn.Module):
             weights = given.flatten()
             sums = embedding_bag(rows.flatten(), self.weight, starts, mode="sum", per_sample_weights=weights)
             return sums.add_(self.start)
-        diagonal, expected, asked, crossed = self.of_items
+        diagonal, expected, asked, crossed = self.of_items.unsqueeze(2)
         root, of_pairs = self.of_users.unsqueeze(2)
         shape, ones = (len(root), len(diagonal)), root.new_ones(self.choices.shape[1])
         of_user, of_item = _sparse(self.choices, shape, ones), _sparse(self.by_item, shape[::-1], ones)
-        beyond = given.new_zeros(len(rows), len(diagonal)).scatter_add(1, rows, given) - expected
-        beyond[:, -1] = 0
-        scaled = beyond / diagonal
-        met = torch.cat([root * (of_user @ scaled.T.contiguous()), (scaled @ expected).unsqueeze(0)])
+        # [N + 1, T] and in place: of 50,000 items each of these is memory more than arithmetic.
+        beyond = given.new_zeros(len(diagonal), len(rows)).scatter_add_(0, rows.T, given.T).sub_(expected)
+        beyond[-1] = 0
+        scaled = beyond.div_(diagonal)
+        met = torch.cat([root * (of_user @ scaled), expected.T @ scaled])
         told = self.weight @ met
-        explained = (of_item @ (root * told[:-1])).T + told[-1].unsqueeze(1) * expected
-        solved = scaled - explained / diagonal
-        pulled = (of_item @ (of_pairs * (of_user @ solved.T.contiguous()))).T - crossed * solved
-        found = 1 + pulled / asked.clamp(min=_NOTHING) - (solved @ expected).unsqueeze(1)
-        return torch.where(asked > 0, found, 1.0)
+        explained = (of_item @ (root * told[:-1])).addcmul_(expected, told[-1])
+        solved = scaled.sub_(explained.div_(diagonal))
+        pulled = (of_item @ (of_pairs * (of_user @ solved))).addcmul_(crossed, solved, value=-1)
+        found = pulled.div_(asked.clamp(min=_NOTHING)).add_(1 - expected.T @ solved)
+        return torch.where(asked > 0, found, 1.0).T.contiguous()
 
 
 class EpisodeRegression(nn.Module):
