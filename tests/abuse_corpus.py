@@ -278,6 +278,14 @@ def _zip_that_lies(declared: int) -> Callable[[Path], object]:
     return build
 
 
+def _zip_of_unknown_packing() -> bytes:
+    raw, method = bytearray(_zip({"clicks.csv": _csv()})), (97).to_bytes(2, "little")
+    for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # of the member, and of the directory
+        at = raw.index(signature) + place
+        raw[at : at + 2] = method
+    return bytes(raw)
+
+
 def _tar(folder: Path) -> None:
     with tarfile.open(folder / "clicks.tar.gz", "w:gz") as archive:
         for name in ("../owned.csv", "/owned.csv", "clicks.csv"):
@@ -332,6 +340,8 @@ _ARCHIVES = (
     _refused("a zip bomb", _ZIP, _file("a.zip", lambda: _zip({"clicks.csv": _zeros(70)})), _TIMES),
     _refused("a zip that declares four gigabytes", _ZIP, _zip_that_lies(2**32 - 2), "unpacks to more than"),
     _refused("a zip that declares less than it holds", _ZIP, _zip_that_lies(10), "damaged or cut short"),
+    _refused("a zip packed in a way that is not known", _ZIP,
+             _file("a.zip", _zip_of_unknown_packing), "damaged or cut short", "compression method"),
     _refused("a zip of nothing", _ZIP, _file("a.zip", lambda: b"PK"), "a.zip"),
     _refused("a tar with members that lead out of it", "path: clicks.tar.gz", _tar, "what is a '.gz' file?"),
     _refused("a gzip bomb", _GZ, _file("clicks.csv.gz", lambda: gzip.compress(_zeros(70))), _TIMES),

@@ -450,8 +450,7 @@ def _bytes(source: Source, part: _Part) -> bytes:
         lzma.LZMAError,
         EOFError,
         OSError,
-        NotImplementedError,  # raised by zipfile: a packing that it does not know
-        RuntimeError,
+        RuntimeError,  # of zipfile: a password, or a packing that it does not know
     ) as error:
         raise InputError(f"{part.name}: damaged or cut short: {_first_line(error)}") from error
 
