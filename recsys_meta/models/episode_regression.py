@@ -17,8 +17,15 @@ chose much says more of what goes with what, but not in proportion. This is the 
 (N. Wiener), or a denoising autoencoder without hidden layer (H. Steck: Autoencoders that don't overfit towards the Identity,
 NeurIPS 2020) whose dropout leaves a support set.
 
-What it says of an item is the logarithm of how many times more likely the support makes it, (c + B^T x) / E y, by how much it
-makes all of them: who chose more chooses more of everything.
+Of a support of m choices as many were expected: c holds for the E|x| of the draws on average, E y - B^T E x m / E|x| for these.
+With c itself one choice alone would speak against all that goes with what is chosen most, and was not among it: the more so the
+larger k.
+
+What it says of an item is the logarithm of how many times more likely the support makes it,
+
+    1 + B^T (x - E x m / E|x|) / E y
+
+by how much it makes all of them: who chose more chooses more of everything.
 
 As of ``ImplicitFactors``, who is to learn how far this can be trusted is cross-fitted.
 
@@ -75,8 +82,7 @@ class _Map(nn.Module):
     """
 
     share: Tensor  # [N + 1]: E y, as shares of 1; 0 for those left out, the last one among them
-    weight: Tensor  # [N + 1, N + 1]: B / E y, from the item of the row to that of the column; or K^-1, [R + 1, R + 1]
-    start: Tensor  # [N + 1]: c / E y
+    weight: Tensor  # [N + 1, N + 1]: what a choice of the row's item tells of the column's; or K^-1, [R + 1, R + 1]
     choices: Tensor  # [2, M] int64: user and item of the ones of X, sorted
     by_item: Tensor  # [2, M] int64: item and user of the same
     of_users: Tensor  # [2, R]: the root of p, and q
@@ -86,7 +92,6 @@ class _Map(nn.Module):
         super().__init__()
         self.register_buffer("share", torch.zeros(items + 1))
         self.register_buffer("weight", torch.zeros(items + 1, items + 1))
-        self.register_buffer("start", torch.ones(items + 1))
         for name in ("choices", "by_item"):
             self.register_buffer(name, torch.zeros(2, 0, dtype=torch.int64))
         self.register_buffer("of_users", torch.zeros(2, 0))
@@ -106,8 +111,8 @@ class _Map(nn.Module):
         crossed = in_pairs(of.given_asked).addr_(given, asked, alpha=-1)
         unit = asked.clamp(min=_NOTHING)  # of an item that nobody chose nothing is said
         solution = torch.cholesky_solve(crossed, torch.linalg.cholesky(covariance)) / unit
-        self.weight = pad(solution * (asked > 0), (0, 1, 0, 1))
-        self.start = pad(torch.where(asked > 0, 1 - given @ solution, 1.0), (0, 1), value=1.0)
+        solution.sub_((given / given.sum().clamp(min=_NOTHING)) @ solution).mul_(asked > 0)
+        self.weight = pad(solution.mul_((given > 0).unsqueeze(1)), (0, 1, 0, 1))
         self.share = pad(asked / asked.sum().clamp(min=_NOTHING), (0, 1))
         self.choices, self.by_item = torch.zeros(2, 0).long(), torch.zeros(2, 0).long()
         self.of_users, self.of_items = torch.zeros(2, 0), torch.ones(4, 0)
@@ -129,23 +134,25 @@ class _Map(nn.Module):
         self.of_users = torch.stack([root, of.given_asked]).float()
         self.of_items = pad(torch.stack([diagonal, given, asked, crossed]), (0, 1), value=1.0).float()
         self.of_items[1:, -1] = 0.0
-        self.start = torch.ones(len(diagonal) + 1)
         self.share = pad(asked / asked.sum().clamp(min=_NOTHING), (0, 1)).float()
 
     def likely(self, rows: Tensor, given: Tensor) -> Tensor:
-        """(c + B^T x) / E y after T supports, [T, N + 1]. rows, given: [T, S], given 1 or, of what does not count, 0."""
+        """1 + B^T (x - E x m / E|x|) / E y after T supports, [T, N + 1]. rows, given: [T, S], given 1 or, of what does not count,
+        0. What nobody chose tells nothing, and does not count in m.
+        """
         if not self.of_items.shape[1]:
             starts = torch.arange(len(rows), device=rows.device) * rows.shape[1]
             weights = given.flatten()
             sums = embedding_bag(rows.flatten(), self.weight, starts, mode="sum", per_sample_weights=weights)
-            return sums.add_(self.start)
+            return sums.add_(1)
         diagonal, expected, asked, crossed = self.of_items.unsqueeze(2)
         root, of_pairs = self.of_users.unsqueeze(2)
         shape, ones = (len(root), len(diagonal)), root.new_ones(self.choices.shape[1])
         of_user, of_item = _sparse(self.choices, shape, ones), _sparse(self.by_item, shape[::-1], ones)
         # [N + 1, T] and in place: of 50,000 items each of these is memory more than arithmetic.
-        beyond = given.new_zeros(len(diagonal), len(rows)).scatter_add_(0, rows.T, given.T).sub_(expected)
-        beyond[-1] = 0
+        of_each = given * (expected.squeeze(1)[rows] > 0)
+        beyond = given.new_zeros(len(diagonal), len(rows)).scatter_add_(0, rows.T, of_each.T)
+        beyond.addcmul_(expected, of_each.sum(1) / expected.sum().clamp(min=_NOTHING), value=-1)
         scaled = beyond.div_(diagonal)
         met = torch.cat([root * (of_user @ scaled), expected.T @ scaled])
         told = self.weight @ met

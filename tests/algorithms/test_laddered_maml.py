@@ -188,7 +188,7 @@ def test_refitting_moves_the_counts_and_nothing_else() -> None:
     learner.refit_statistics(EVENTS, WORLD.catalogue)
     moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
     of_factors = {"implicit.factor", "implicit.precision", "implicit.spread"}
-    of_regression = {f"regression.whole.{name}" for name in ("weight", "start", "share")}
+    of_regression = {f"regression.whole.{name}" for name in ("weight", "share")}
     counts = {"cooccurrence.occurrences", "cooccurrence.pairs"}
     assert moved == {f"known.{name}" for name in counts | of_factors | of_regression}
 

@@ -30,7 +30,7 @@ def data(chosen: tuple[list[int], ...] = CHOSEN, items: int = ITEMS) -> tuple[Hi
 
 
 def by_all_episodes(chosen: tuple[list[int], ...], shots: int, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    """B, c and E y: least squares over all episodes, each as often as it is drawn; B[i, i] is not asked."""
+    """B, E x and E y: least squares over all episodes, each as often as it is drawn; B[i, i] is not asked."""
     supports, queries, weights = [], [], []
     for one in chosen:
         k = min(shots, len(one) // 2)
@@ -47,7 +47,7 @@ def by_all_episodes(chosen: tuple[list[int], ...], shots: int, ridge: float) -> 
     usual = float(w @ (x.sum(1) / (x + y).sum(1))) / 6  # of those who chose two things or more
     gram = (left * w[:, None]).T @ left + ridge * usual * torch.eye(ITEMS)
     b = torch.linalg.solve(gram, (left * w[:, None]).T @ right)
-    return b, y_mean - x_mean @ b, y_mean
+    return b, x_mean, y_mean
 
 
 @pytest.mark.parametrize("shots", [1, 2, 3])
@@ -57,20 +57,39 @@ def test_it_is_least_squares_over_every_episode(shots: int, largest: int) -> Non
     model = EpisodeRegression(ITEMS, shots=shots, ridge=0.4, largest=largest)
     model.fit(*data(), cross=False)
     assert bool(model.whole.of_items.numel()) == (largest == 6)
-    b, c, y = by_all_episodes(CHOSEN, shots, 0.4)
+    b, x, y = by_all_episodes(CHOSEN, shots, 0.4)
+    of_one = x / x.sum() @ b
     # In an episode an item is given or asked for, never both: of pairs of an item with itself there is the centring alone.
     ids, mask = (
         torch.tensor([[2, 4], [5, 0], [0, 0]]),
         torch.tensor([[True, True], [True, False], [False, False]]),
     )
     found = model.scores(ids, mask)
-    likely = ((c + torch.stack([b[2] + b[4], b[5], torch.zeros(ITEMS)])) / y).clamp(min=0.05)
+    told = torch.stack([b[2] + b[4] - 2 * of_one, b[5] - of_one, torch.zeros(ITEMS)])
+    likely = (1 + told / y).clamp(min=0.05)
     of_all = (likely[:, 1:] @ y[1:]) / y[1:].sum()
     expected = (likely / of_all[:, None]).log()
     torch.testing.assert_close(found[:2, 1:].double(), expected[:2, 1:], rtol=1e-4, atol=1e-4)
     assert not found[2].any()
     assert not found[:, 0].any()
     assert torch.equal(model.scores(ids, mask, among=torch.tensor([2, 6])), found[:, [2, 6]])
+
+
+@pytest.mark.parametrize("largest", [6000, 6])
+def test_choices_drawn_as_they_usually_fall_make_nothing_likelier(largest: int) -> None:
+    """Whatever their number, on average; and what nobody chose is no choice."""
+    items = ITEMS + 1  # the last of which nobody chose
+    model = EpisodeRegression(items, largest=largest)
+    model.fit(*data(items=items), cross=False)
+    _, x, _ = by_all_episodes(CHOSEN, 3, 10.0)
+    usual = torch.cat([x / x.sum(), torch.zeros(1)]).double()
+    pairs = torch.cartesian_prod(torch.arange(items), torch.arange(items))
+    of_pairs = model.whole.likely(pairs, torch.ones(pairs.shape)).double()
+    weights = usual[pairs].prod(1)
+    torch.testing.assert_close(weights @ of_pairs, torch.ones(of_pairs.shape[1]).double())
+    alone, beside = torch.tensor([[True, False]]), torch.tensor([[True, True]])
+    two = torch.tensor([[2, ITEMS]])
+    assert torch.equal(model.scores(two, beside), model.scores(two, alone))
 
 
 def test_after_one_choice_it_is_how_often_they_go_together() -> None:
