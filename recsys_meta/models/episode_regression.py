@@ -253,7 +253,8 @@ class EpisodeRegression(nn.Module):
 def _lift(fitted: _Map, rows: Tensor, mask: Tensor) -> Tensor:
     """[T, N + 1]: log of how many times as likely T support sets make each item. rows, mask: [T, S]."""
     likely = fitted.likely(rows, mask.to(fitted.share.dtype)).clamp_(min=_LEAST)
-    of_all = (likely @ fitted.share).clamp(min=_NOTHING).unsqueeze(1)
+    # Not by ``@``, which sums in another order in batches of another size: what is as likely would rank otherwise there.
+    of_all = (likely * fitted.share).sum(1, keepdim=True).clamp_(min=_NOTHING)
     said = mask.any(1, keepdim=True) & (fitted.share > 0)
     return torch.where(said, likely.div_(of_all).log_(), 0.0)
 

@@ -138,6 +138,21 @@ def test_of_many_items_the_most_chosen_alone_tell_anything() -> None:
     assert model.place[some[0]] == 5
 
 
+def test_scores_are_the_same_to_the_bit_in_batches_of_any_size() -> None:
+    """By items; else what is as likely stands in one order in one batch and in another one in the next."""
+    chance = torch.Generator().manual_seed(0)
+    chosen = tuple(torch.randperm(999, generator=chance)[:6].add(1).tolist() for _ in range(60))
+    model = EpisodeRegression(1000)
+    model.fit(*data(chosen, items=1000), cross=False)
+    ids = torch.tensor(chosen)[:, :2]
+    mask = torch.ones(ids.shape, dtype=torch.bool)
+    together = model.scores(ids, mask)
+    assert together.any()
+    for size in (1, 7, 17):
+        parts = [model.scores(ids[i : i + size], mask[i : i + size]) for i in range(0, len(ids), size)]
+        assert torch.equal(torch.cat(parts), together)
+
+
 @pytest.mark.parametrize("largest", [NUM_ITEMS + 1, 20, 10])
 def test_what_was_fitted_goes_into_a_bundle_and_out_of_it_whatever_its_size(largest: int) -> None:
     """By all items, by the 20 users, by the ten items chosen most."""
