@@ -102,7 +102,7 @@ class Catalogue(NamedTuple):
     known_popularity: Tensor | None = (
         None  # [I] float: what log_popularity is once a user is known; None: the same
     )
-    known_by: int = 1  # so many things that it chose; it gives way in proportion
+    known_by: int = 1  # so many things that it chose; it gives way as the square of their share of this
 
     def take(self, rows: Tensor) -> "Catalogue":
         """The catalogue of these rows alone. rows: [R] int64."""

@@ -447,7 +447,7 @@ class LadderedMAML(MAML):
         popularity = items.log_popularity if index is None else items.log_popularity[index]
         if items.known_popularity is not None:
             known = items.known_popularity if index is None else items.known_popularity[index]
-            more = (state["known"] / items.known_by).clamp(max=1) * (known - popularity)
+            more = (state["known"] / items.known_by).clamp(max=1).square() * (known - popularity)
             scores = scores + self.popularity_weight * (1 + state["trust"]) * more
             popularity = popularity + more
         if learned.is_cpu and not learned.requires_grad and bool((learned == 1).all()):

@@ -60,7 +60,7 @@ def test_without_history_a_score_is_that_of_evidence_of_nothing(share: float) ->
 
 @pytest.mark.parametrize("share", [1.0, 0.25])
 def test_popularity_gives_way_as_more_of_a_user_is_known(share: float) -> None:
-    """Without history it is the one, with as many choices the other, and in between in proportion."""
+    """Without history it is the one, with as many choices the other, and in between it gives way slowly at first."""
     learner = fitted().eval()
     with torch.no_grad():
         for weight in learner.parameters():
@@ -73,7 +73,7 @@ def test_popularity_gives_way_as_more_of_a_user_is_known(share: float) -> None:
         learner.encode(WORLD.catalogue._replace(log_popularity=known)),
     )
     batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=4, query=3, seed=0)
-    for shots, part in ((0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0)):
+    for shots, part in ((0, 0.0), (1, 1 / 16), (3, 9 / 16), (4, 1.0)):
         support = Examples(*(field[:, :shots] for field in batch.support))
         state = learner.adapt(support, batch.users, of_both)
         wanted = torch.lerp(learner.predict(state, plain), learner.predict(state, other), part)
