@@ -500,8 +500,7 @@ class MixSettings(Settings):
     window: Duration | None = Field(default=None, description="events within this time before the moment")
     after: PositiveInt | None = Field(
         default=None,
-        description="events of users who had met so many things before, whenever; in place of window. The more is known of a"
-        " user the more of it the default leaves out, all where that is as many things as the largest of these numbers",
+        description="events of users who had met so many things before, whenever; in place of window",
     )
     share: Share = Field(description="of the mixture; what they all leave is that of all time")
 

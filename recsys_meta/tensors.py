@@ -99,41 +99,21 @@ class Catalogue(NamedTuple):
     log_weight: Tensor | None = (
         None  # [I] float: log of how many items each stands for in a softmax; None: for itself alone
     )
-    known_popularity: Tensor | None = (
-        None  # [I] float: what log_popularity is once a user is known; None: the same
-    )
-    known_by: int = 1  # so many things that it chose; it gives way as the square of their share of this
 
     def take(self, rows: Tensor) -> "Catalogue":
         """The catalogue of these rows alone. rows: [R] int64."""
         popularity, eligible = (field.index_select(0, rows) for field in (self.log_popularity, self.eligible))
-        weight, known = (
-            None if field is None else field.index_select(0, rows)
-            for field in (self.log_weight, self.known_popularity)
-        )
-        return self._replace(
-            features=self.features.take(rows),
-            log_popularity=popularity,
-            eligible=eligible,
-            log_weight=weight,
-            known_popularity=known,
+        weight = None if self.log_weight is None else self.log_weight.index_select(0, rows)
+        return Catalogue(
+            self.features.take(rows), popularity, eligible, self.snapshot, self.hindsight, weight
         )
 
     def to(self, device: torch.device | str) -> "Catalogue":
         """The same catalogue on another device."""
+        snapshot = None if self.snapshot is None else self.snapshot.to(device)
         popularity, eligible = (field.to(device) for field in (self.log_popularity, self.eligible))
-        snapshot, weight, known = (
-            None if field is None else field.to(device)
-            for field in (self.snapshot, self.log_weight, self.known_popularity)
-        )
-        return self._replace(
-            features=self.features.to(device),
-            log_popularity=popularity,
-            eligible=eligible,
-            snapshot=snapshot,
-            log_weight=weight,
-            known_popularity=known,
-        )
+        weight = None if self.log_weight is None else self.log_weight.to(device)
+        return Catalogue(self.features.to(device), popularity, eligible, snapshot, self.hindsight, weight)
 
 
 class Examples(NamedTuple):
@@ -231,8 +211,6 @@ class ItemCodes(NamedTuple):
     log_popularity: Tensor | None = None  # [I] float; for losses that correct for how negatives are drawn
     snapshot: Tensor | None = None  # of the catalogue
     log_weight: Tensor | None = None  # [I] float, of the catalogue
-    known_popularity: Tensor | None = None  # [I] float, of the catalogue
-    known_by: int = 1  # of the catalogue
 
     def take(self, rows: Tensor | slice) -> "ItemCodes":
         """The codes of these rows, in this order."""
@@ -240,11 +218,7 @@ class ItemCodes(NamedTuple):
         def some(field: Tensor) -> Tensor:
             return field[rows] if isinstance(rows, slice) else field.index_select(0, rows)
 
-        popularity, weight, known = (
-            None if field is None else some(field)
-            for field in (self.log_popularity, self.log_weight, self.known_popularity)
-        )
+        popularity = None if self.log_popularity is None else some(self.log_popularity)
+        weight = None if self.log_weight is None else some(self.log_weight)
         ids, vectors, bias, eligible = map(some, (self.ids, self.vectors, self.bias, self.eligible))
-        return ItemCodes(
-            ids, vectors, bias, eligible, popularity, self.snapshot, weight, known, self.known_by
-        )
+        return ItemCodes(ids, vectors, bias, eligible, popularity, self.snapshot, weight)

@@ -119,24 +119,13 @@ def test_moving_a_batch_moves_every_tensor_of_it() -> None:
     examples = Examples(
         torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1), torch.ones(2, 1, dtype=torch.bool)
     )
-    past = catalogue(3)._replace(
-        snapshot=torch.tensor(1),
-        hindsight=True,
-        log_weight=torch.zeros(3),
-        known_popularity=torch.arange(3.0),
-        known_by=7,
-    )
+    past = catalogue(3)._replace(snapshot=torch.tensor(1), hindsight=True, log_weight=torch.zeros(3))
     moved = EpisodeBatch(examples, examples, features(2), past, torch.arange(2), torch.arange(2)).to("meta")
     leaves, _ = torch.utils._pytree.tree_flatten(moved)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    assert len(tensors) == len(leaves) - 2 == 6 + 6 + 11 + 2
+    assert len(tensors) == len(leaves) - 1 == 6 + 6 + 10 + 2
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert moved.catalogue.hindsight
-    assert moved.catalogue.known_by == 7
-    some = past.take(torch.tensor([0, 2]))
-    assert some.hindsight
-    assert some.known_by == 7
-    assert some.known_popularity is not None
-    assert some.known_popularity.tolist() == [0.0, 2.0]
+    assert past.take(torch.tensor([0])).hindsight
     without = EpisodeBatch(examples, examples, features(2), catalogue(3)).to("meta")
     assert without.counted is without.keys is None

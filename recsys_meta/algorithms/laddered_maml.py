@@ -28,9 +28,6 @@ it and three quarters of this are the score (not in time, where items may rise a
 Without history the score is popularity plus a share of what was learned besides, and that share is settled after meta-training
 by users not trained on: 0 unless they gain. Where nothing is known of a user there is often nothing to add.
 
-Where popularity is mixed from what users meet late, which is another thing for what they met before, this part gives way to
-popularity without it as more of a user is known.
-
 Where items come and go within a day nothing is known of them but numbers (counts of several windows, ages), and what these
 foretold at moments of the past (``models.softmax_regression``) is the score, of everybody alike. Meta-trained besides, the same
 numbers served two nights alike and one much worse (docs/news.md).
@@ -298,9 +295,7 @@ class LadderedMAML(MAML):
         """As of MAML; without ids every item is the unknown one."""
         codes = super().encode(catalogue)
         if self.foretells:
-            codes = codes._replace(
-                log_popularity=_numbers_of(catalogue) @ self.forecast, known_popularity=None
-            )
+            codes = codes._replace(log_popularity=_numbers_of(catalogue) @ self.forecast)
         return codes if self.vocabulary > 1 else codes._replace(ids=torch.zeros_like(codes.ids))
 
     def ladder(
@@ -335,7 +330,7 @@ class LadderedMAML(MAML):
     def blend(self, ladder: TaskState) -> TaskState:
         """{"affinity": [T, ids], what cosines, lift and factors add to the score of every item of the vocabulary; "trust":
         [T, 1], how many times its bias is added once more; "learned": [T, 1], the share of all this beside popularity;
-        "usual": [T, 1], how many times that counts; "known": [T, 1], how many things are known of it}.
+        "usual": [T, 1], how many times that counts}.
         """
         shots = ladder["shots"]
         share = self.learned_curve(shots)
@@ -359,7 +354,6 @@ class LadderedMAML(MAML):
             "trust": trust.unsqueeze(1),
             "learned": learned.unsqueeze(1),
             "usual": usual.unsqueeze(1),
-            "known": shots.unsqueeze(1),
         }
 
     def adapt(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:
@@ -444,14 +438,9 @@ class LadderedMAML(MAML):
             )
             bias = items.bias if index is None else items.bias[index]
             scores = torch.addcmul(scores + of_ladder, state["trust"], bias)
-        popularity = items.log_popularity if index is None else items.log_popularity[index]
-        if items.known_popularity is not None:
-            known = items.known_popularity if index is None else items.known_popularity[index]
-            more = (state["known"] / items.known_by).clamp(max=1).square() * (known - popularity)
-            scores = scores + self.popularity_weight * (1 + state["trust"]) * more
-            popularity = popularity + more
         if learned.is_cpu and not learned.requires_grad and bool((learned == 1).all()):
             return scores
+        popularity = items.log_popularity if index is None else items.log_popularity[index]
         return torch.lerp(state["usual"] * popularity, scores, learned)
 
     def task_loss(

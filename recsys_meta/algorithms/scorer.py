@@ -131,8 +131,6 @@ class Scorer(Learner):
             catalogue.log_popularity,
             catalogue.snapshot,
             catalogue.log_weight,
-            catalogue.known_popularity,
-            catalogue.known_by,
         )
 
     def prior(self, support: Examples, users: Features, items: ItemCodes) -> TaskState:

@@ -30,7 +30,7 @@ class FewShotRegression(Popularity):
     """
 
     loss = "softmax"
-    contract_settings = ({}, {"shots": 5, "largest": 20})
+    contract_settings = ({"shots": 5}, {"shots": 5, "largest": 20})
 
     def __init__(self, sizes: Sizes, *, shots: int = 3, ridge: float = 10.0, largest: int = 6000) -> None:
         super().__init__(sizes)

@@ -128,9 +128,7 @@ class CatalogueClock:
         ages since the first and the last event do too. popularity_window: what ``log_popularity`` counts in;
         None: all time. popularity_mix: pairs of a part and its share; as of a moment ``log_popularity`` is that of as many events
         as in all time, shared out by the counts of each part, and the rest by those of all time. A part is a window, or what
-        users meet after so many other things, whenever: they meet something else for what they met before, so the more of it
-        is known of a user, the less this part is for it (``known_popularity`` is that without it, ``known_by`` the largest
-        number).
+        users meet after so many other things, whenever.
     candidate_window: only items with an event in the last so much time are eligible; None: all.
     eligible: [I] bool, which items may be recommended at all; None: all.
     """
@@ -189,45 +187,32 @@ class CatalogueClock:
     def _at(self, moment: int | None, *, mixed: bool) -> Catalogue:
         hindsight = moment is None and self._popularity_window is None
         moment = self._sightings.known(moment)
-        parts = self._popularity_mix if mixed else ()
-        late = [part for part, _ in parts if not isinstance(part, timedelta)]
-        popularity, known_popularity = self._log_popularity(moment, parts), None
-        if late:
-            recent = tuple((part, share) for part, share in parts if isinstance(part, timedelta))
-            known_popularity = self._log_popularity(moment, recent)
+        counts = (
+            self._mixed_counts(moment)
+            if mixed and self._popularity_mix
+            else self._sightings.counts(moment, self._popularity_window)
+        )
+        popularity = counts.float().log1p()
         features = self._features
         if self._windows:
             assert moment is not None  # windows are there with times alone
-            counted = [
-                self._sightings.counts(moment, w).float().log1p() / _COUNT_SCALE for w in self._windows
-            ]
-            derived = torch.stack([*counted, *self._sightings.ages(moment)], 1)
+            recent = [self._sightings.counts(moment, w).float().log1p() / _COUNT_SCALE for w in self._windows]
+            derived = torch.stack([*recent, *self._sightings.ages(moment)], 1)
             features = features._replace(numbers=torch.cat([features.numbers, derived], 1))
-        return Catalogue(
-            features,
-            popularity,
-            self.eligible(moment),
-            hindsight=hindsight,
-            known_popularity=known_popularity,
-            known_by=max(late, default=1),
-        )
+        return Catalogue(features, popularity, self.eligible(moment), hindsight=hindsight)
 
-    def _log_popularity(self, moment: int | None, parts: Sequence[tuple[timedelta | int, float]]) -> Tensor:
-        """Of the events in the window or, of a mixture of parts, of as many as in all time, shared out, [I]; a part without
-        events says what all do.
-        """
-        if not parts:
-            return self._sightings.counts(moment, self._popularity_window).float().log1p()
+    def _mixed_counts(self, moment: int | None) -> Tensor:
+        """As many events as in all time, shared out as in the mixture, [I] float64; a part without events says what all do."""
         counts = self._sightings.counts(moment, None).double()
-        mixed: Tensor = counts * (1 - sum(share for _, share in parts))
-        for part, share in parts:
+        mixed: Tensor = counts * (1 - sum(share for _, share in self._popularity_mix))
+        for part, share in self._popularity_mix:
             some = (
                 self._sightings.counts(moment, part)
                 if isinstance(part, timedelta)
                 else self._sightings.counts_after(part, moment)
             ).double()
             mixed += share * (some * (counts.sum() / some.sum()) if some.any() else counts)
-        return mixed.float().log1p()
+        return mixed
 
     def eligible(self, moment: int | None) -> Tensor:
         """Which items may be recommended at the moment, [I] bool: ``at(moment).eligible`` alone."""

@@ -58,31 +58,6 @@ def test_without_history_a_score_is_that_of_evidence_of_nothing(share: float) ->
     assert {name: value.shape for name, value in state.items()} == {n: v.shape for n, v in adapted.items()}
 
 
-@pytest.mark.parametrize("share", [1.0, 0.25])
-def test_popularity_gives_way_as_more_of_a_user_is_known(share: float) -> None:
-    """Without history it is the one, with as many choices the other, and in between it gives way slowly at first."""
-    learner = fitted().eval()
-    with torch.no_grad():
-        for weight in learner.parameters():
-            weight.add_(0.1)
-        learner.learned_curve.values.fill_(share)
-    known = WORLD.catalogue.log_popularity.flip(0)
-    of_both = learner.encode(WORLD.catalogue._replace(known_popularity=known, known_by=4))
-    plain, other = (
-        of_both._replace(known_popularity=None),
-        learner.encode(WORLD.catalogue._replace(log_popularity=known)),
-    )
-    batch = episodes(WORLD, TRAIN[:4], implicit=True, shots=4, query=3, seed=0)
-    for shots, part in ((0, 0.0), (1, 1 / 16), (3, 9 / 16), (4, 1.0)):
-        support = Examples(*(field[:, :shots] for field in batch.support))
-        state = learner.adapt(support, batch.users, of_both)
-        wanted = torch.lerp(learner.predict(state, plain), learner.predict(state, other), part)
-        torch.testing.assert_close(learner.predict(state, of_both), wanted)
-        some = torch.tensor([[5, 0, 7]]).expand(4, -1)
-        torch.testing.assert_close(learner.predict(state, of_both, some), wanted[:, [5, 0, 7]])
-    assert not torch.equal(plain.bias, other.bias)
-
-
 def test_the_same_items_have_the_same_scores_in_whatever_order_they_stand() -> None:
     learner = fitted().eval()
     codes = learner.encode(WORLD.catalogue)

@@ -114,27 +114,13 @@ def test_what_users_meet_late_is_a_part_of_popularity(events: list[tuple[int, in
     met = torch.tensor([n for _, _, n in events], dtype=torch.int64)
     told = Sightings(items, times, NUM_ITEMS, lambda: met)
     mix = [(3, 0.6)]
-    catalogue = CatalogueClock(features(NUM_ITEMS), told, popularity_mix=mix).at(hour * HOUR)
-    mixed = catalogue.log_popularity
+    mixed = CatalogueClock(features(NUM_ITEMS), told, popularity_mix=mix).at(hour * HOUR).log_popularity
     known = [item for item, h, _ in events if h < hour]
     late = [item for item, h, n in events if h < hour and n >= 3]
     for item in range(NUM_ITEMS):
         part = late.count(item) / len(late) * len(known) if late else known.count(item)
         wanted = math.log1p(0.4 * known.count(item) + 0.6 * part)
         assert mixed[item].item() == pytest.approx(wanted, abs=1e-5)
-    # Who is known by as many things gets popularity without that part.
-    windows = [(timedelta(hours=2), 0.3)]
-    both = CatalogueClock(features(NUM_ITEMS), told, popularity_mix=[*windows, *mix, (1, 0.1)])
-    alone = CatalogueClock(features(NUM_ITEMS), told, popularity_mix=windows).at(hour * HOUR)
-    assert catalogue.known_popularity is not None
-    assert catalogue.known_popularity.tolist() == pytest.approx(
-        [math.log1p(known.count(item)) for item in range(NUM_ITEMS)]
-    )
-    assert catalogue.known_by == both.at(hour * HOUR).known_by == 3
-    assert alone.known_popularity is None
-    found = both.at(hour * HOUR).known_popularity
-    assert found is not None
-    assert torch.equal(found, alone.log_popularity)
 
 
 def test_without_users_nothing_is_known_to_come_late() -> None:
