@@ -82,7 +82,7 @@ class _Map(nn.Module):
     """
 
     share: Tensor  # [N + 1]: E y, as shares of 1; 0 for those left out, the last one among them
-    weight: Tensor  # [N + 1, N + 1]: what a choice of the row's item tells of the column's; or K^-1, [R + 1, R + 1]
+    weight: Tensor  # [N + 1, N + 1]: (B - its mean by E x) / E y, from the row's item to the column's; or K^-1, [R + 1, R + 1]
     choices: Tensor  # [2, M] int64: user and item of the ones of X, sorted
     by_item: Tensor  # [2, M] int64: item and user of the same
     of_users: Tensor  # [2, R]: the root of p, and q

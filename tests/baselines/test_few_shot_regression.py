@@ -29,6 +29,14 @@ def test_it_says_how_many_times_as_popular_an_item_is_with_somebody_like_this() 
     torch.testing.assert_close(prior, WORLD.catalogue.log_popularity.expand(5, -1))
 
 
+def test_of_more_choices_than_it_is_fitted_to_it_is_less_sure_and_ranks_alike() -> None:
+    learner, batch = fitted(shots=2), episodes(WORLD, TRAIN[:5], implicit=True, shots=8, query=1, seed=0)
+    codes = learner.encode(WORLD.catalogue)
+    found = learner.predict(learner.adapt(batch.support, batch.users, codes), codes)
+    lift = learner.regression.scores(codes.ids[batch.support.items], batch.support.mask)[:, codes.ids]
+    torch.testing.assert_close(found, (WORLD.catalogue.log_popularity + lift) / 2)
+
+
 def test_what_goes_together_stands_above_what_is_popular() -> None:
     """Of new users: the mean rating of the first five, against that of the five most popular."""
     learner, new = fitted(), torch.arange(120, 160)
