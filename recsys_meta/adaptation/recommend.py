@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recsys_meta.adaptation.topk import Running, TieRanks
 from recsys_meta.algorithms.base import Learner, TaskState
 from recsys_meta.episodes import collate
 from recsys_meta.native import kernels
+from recsys_meta.native.topk import Running, TieRanks
 from recsys_meta.tables import ADAPTED, POPULARITY, PRIOR, SOURCES
 from recsys_meta.tensors import Catalogue, Examples, Features, Histories, ItemCodes, Ragged
 

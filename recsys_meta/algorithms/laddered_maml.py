@@ -431,17 +431,21 @@ class LadderedMAML(MAML):
     def predict(self, state: TaskState, items: ItemCodes, index: Tensor | None = None) -> Tensor:
         """[T, I], or [T, Q] with ``index``."""
         assert items.log_popularity is not None
-        scores, affinity, learned = super().predict(state, items, index), state["affinity"], state["learned"]
+        popularity = items.log_popularity if index is None else items.log_popularity[index]
+        learned, usual = state["learned"], state["usual"]
+        looked_at = learned.is_cpu and not learned.requires_grad  # elsewhere looking costs more than it saves
+        if looked_at and bool((learned == 0).all()):  # as where what was foretold stands alone
+            return usual * popularity
+        scores, affinity = super().predict(state, items, index), state["affinity"]
         if self.vocabulary > 1:  # else the ladder has nothing to add
             of_ladder = (
                 columns_of(affinity, items.ids) if index is None else affinity.gather(1, items.ids[index])
             )
             bias = items.bias if index is None else items.bias[index]
             scores = torch.addcmul(scores + of_ladder, state["trust"], bias)
-        if learned.is_cpu and not learned.requires_grad and bool((learned == 1).all()):
+        if looked_at and bool((learned == 1).all()):
             return scores
-        popularity = items.log_popularity if index is None else items.log_popularity[index]
-        return torch.lerp(state["usual"] * popularity, scores, learned)
+        return torch.lerp(usual * popularity, scores, learned)
 
     def task_loss(
         self, state: TaskState, examples: Examples, items: ItemCodes, excluded: Examples | None = None

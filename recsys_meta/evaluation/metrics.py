@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from recsys_meta.evaluation.breakdown import ItemGroups
+from recsys_meta.native import kernels
+from recsys_meta.native.topk import Running, TieRanks
 
 Gain = Literal["exponential", "linear"]
 
@@ -38,26 +40,21 @@ def multi_hot(index: Tensor, mask: Tensor, items: int) -> Tensor:
 
 
 def top_items(scores: Tensor, candidates: Tensor, k: int, places: Tensor) -> Tensor:
-    """The k best candidates of each user, best first, [T, min(k, I)]; where candidates run out, items that are none follow.
+    """The k best candidates of each user, best first, [T, min(k, I)]; -1 where candidates run out.
 
     scores: [T, I]; candidates: [T, I] bool; places: [I], from ``tie_places``.
     Raises ValueError if the score of a candidate is NaN or infinite (NaN would sort first).
     """
-    items = scores.shape[1]
-    k = min(k, items)
-    scores = torch.where(candidates, scores, -torch.inf)  # thrice as fast as filling
-    best, top = scores.topk(min(k + 1, items), dim=1)
-    if not bool((best < torch.inf).all()):
+    users, items = scores.shape
+    if users * items == 0:
+        return torch.zeros(users, min(k, items), dtype=torch.int64, device=scores.device)
+    ranks, compiled = TieRanks.of(places), kernels() if scores.is_cpu else None
+    running = Running(ranks, users, min(k, items), None, device=scores.device, compiled=compiled)
+    running.add(scores, torch.arange(items, device=scores.device), candidates)
+    keys, sound = running.best()
+    if not bool(sound.all()):
         raise ValueError("found a candidate whose score is NaN or infinite; expected finite scores")
-    top = top[:, :k]
-    # topk breaks ties as it likes: where the k-th score is also the next, its equals are taken in the order of the shuffle.
-    tied = best[:, k - 1] == best[:, -1]
-    if items > k and bool(tied.any()):
-        last = best[tied, k - 1 : k]
-        kept = scores[tied]
-        equals = torch.where(kept < last, -1, items - 1 - places)
-        top[tied] = torch.where(kept > last, items, equals).topk(k, dim=1).indices
-    return top.gather(1, _best_first(scores.gather(1, top), places[top]))
+    return ranks.read(keys)[0]
 
 
 def ranking_metrics(
@@ -82,7 +79,7 @@ def ranking_metrics(
     wanted = asked_for[wanted]
     total = torch.bincount(owners, minlength=len(scores))
     top = top_items(scores, candidates, k, places)
-    hits = relevant.gather(1, top).to(torch.float64)  # [T, k]
+    hits = (relevant.gather(1, top.clamp(min=0)) & (top >= 0)).to(torch.float64)  # [T, k]
     discounts = _discounts(min(k, max(scores.shape[1], 1)), scores.device)
     ideal = discounts.cumsum(0)[total.clamp(1, len(discounts)) - 1]
     rank = torch.arange(1, hits.shape[1] + 1, device=scores.device)

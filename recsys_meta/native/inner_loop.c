@@ -10,14 +10,14 @@
  *     v <- v - rate_v (gradient_v + pull (v - v at the start))
  *
  * The way back is the chain rule through these lines, last one first; _ marks the derivative of the query loss by something.
- * Rows are padded to a multiple of the vector width, with zeros, which stay zeros. What a task needs lies side by side in
+ * Rows are padded to a multiple of 64 bytes, with zeros, which stay zeros. What a task needs lies side by side in
  * `room`, which the second cache holds. */
 
-#define VECTOR (64 / (long)sizeof(REAL))
+#define VECTOR (REGISTER / (long)sizeof(REAL))
 #define vector NAMED(vector)
 #define WIDE(n) (((n) + VECTOR - 1) / VECTOR * VECTOR)
 
-typedef REAL vector __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
+typedef REAL vector __attribute__((vector_size(REGISTER), aligned(sizeof(REAL)), may_alias));
 
 #ifndef LOSSES
 #define LOSSES
@@ -56,11 +56,11 @@ static inline __attribute__((always_inline)) void NAMED(tile)(const int rows, co
                                                               long by_row, long by_k, const REAL *b, long b_row, REAL *c,
                                                               long c_row, int add)
 {
-    vector sums[6][4];
+    vector sums[6][BLOCKS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < blocks; v++) sums[r][v] = add ? *(const vector *)(c + r * c_row + v * VECTOR) : (vector){0};
     for (long k = 0; k < count; k++) {
-        vector column[4];
+        vector column[BLOCKS];
         for (int v = 0; v < blocks; v++) column[v] = *(const vector *)(b + k * b_row + v * VECTOR);
         for (int r = 0; r < rows; r++) {
             REAL factor = a[r * by_row + k * by_k];
@@ -72,6 +72,7 @@ static inline __attribute__((always_inline)) void NAMED(tile)(const int rows, co
 }
 
 #define TILE(rows, blocks) NAMED(tile)(rows, blocks, count, a + r * by_row, by_row, by_k, b + n, b_row, c + r * c_row + n, c_row, add)
+#if BLOCKS == 4
 #define STRIP(rows)                       \
     switch (blocks) {                     \
     case 4: TILE(rows, 4); break;         \
@@ -79,12 +80,19 @@ static inline __attribute__((always_inline)) void NAMED(tile)(const int rows, co
     case 2: TILE(rows, 2); break;         \
     default: TILE(rows, 1);               \
     }
+#else
+#define STRIP(rows)                       \
+    switch (blocks) {                     \
+    case 2: TILE(rows, 2); break;         \
+    default: TILE(rows, 1);               \
+    }
+#endif
 
 static void NAMED(product)(long rows, long count, long columns, const REAL *a, long by_row, long by_k, const REAL *b,
                            long b_row, REAL *c, long c_row, int add)
 {
-    for (long n = 0; n < columns; n += 4 * VECTOR) {
-        long blocks = (columns - n) / VECTOR < 4 ? (columns - n) / VECTOR : 4, r = 0;
+    for (long n = 0; n < columns; n += BLOCKS * VECTOR) {
+        long blocks = (columns - n) / VECTOR < BLOCKS ? (columns - n) / VECTOR : BLOCKS, r = 0;
         for (; r + 6 <= rows; r += 6) STRIP(6)
         for (; r + 3 <= rows; r += 3) STRIP(3)
         for (; r < rows; r++) STRIP(1)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("kernels.c")  # includes the others
 _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fPIC", "-shared")
-_LANES = 16  # as in kernels.c
+_LANES = 16  # floats of the widest register that kernels.c knows
 _MAX_WIDTH = 1024
 
 _FLOATS = ctypes.POINTER(ctypes.c_float)
@@ -95,8 +95,8 @@ class Kernels:
         pointer, number = ctypes.c_void_p, ctypes.c_long
         self._merge.argtypes = [
             *(pointer, number, number, number),
-            *(pointer, pointer, pointer, pointer, pointer, number),
-            *(pointer, number, pointer, pointer),
+            *(pointer, pointer, number, pointer, pointer, pointer, number),
+            *(pointer, number, pointer),
         ]
         self._merge.restype = None
         self.prefilters: bool = bool(library.prefilters())
@@ -191,7 +191,7 @@ class Kernels:
             sound: [T] bool; set to False where a usable score is not finite; changed.
             scores: [T, N] float32, or [1, N] for all users alike.
             low: [N] int64, the low halves of the items' keys.
-            usable: [N] bool; None: all.
+            usable: [N] bool, or [T, N]; None: all.
             unwanted: T lists of the places of unwanted items, ascending within a user.
             cursor: [T] int64, how far they have been read; changed.
             start: the place of the first of the N items.
@@ -200,12 +200,12 @@ class Kernels:
         usable = None if usable is None else usable.contiguous()
         values, offsets = (field.contiguous() for field in unwanted)
         items = scores.shape[1]
-        row = torch.empty(items)
+        by_user = 0 if usable is None or usable.dim() == 1 else items
         self._merge(
             *(scores.data_ptr(), len(heaps), items, 0 if len(scores) == 1 else items),
-            *(low.data_ptr(), None if usable is None else usable.data_ptr()),
+            *(low.data_ptr(), None if usable is None else usable.data_ptr(), by_user),
             *(values.data_ptr(), offsets.data_ptr(), cursor.data_ptr(), start),
-            *(heaps.data_ptr(), heaps.shape[1], sound.data_ptr(), row.data_ptr()),
+            *(heaps.data_ptr(), heaps.shape[1], sound.data_ptr()),
         )
 
 

@@ -1,5 +1,5 @@
 /* The two loops of serving that torch cannot keep in the cache: an MLP over a catalogue, and the best of a row of scores.
- * Six items by 64 units stay in registers through a layer, and what lies between two layers in the nearest cache.
+ * Some items by some units stay in registers through a layer, and what lies between two layers in the nearest cache.
  *
  * Letters: T users, N items, H units of a layer. Widths are padded to a multiple of LANES by the caller, with zeros.
  * Everything is float32; what is computed of an item depends on neither its neighbours nor the number of items.
@@ -10,8 +10,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 16
-#define ROWS 6 /* items at a time: 6 x 64 sums fill 24 of the 32 registers of AVX-512 */
+#define LANES (REGISTER / 4)
+#define ROWS 6 /* items at a time */
+#define SCANNED 64 /* scores looked at together */
 #define MAX_WIDTH 1024
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -22,13 +23,13 @@ typedef int32_t bits __attribute__((vector_size(4 * LANES)));
 /* sums[r][c] += sum over k of a[k][r] * b[k * width + c], for `rows` items and `blocks` x LANES columns from b on.
  * a: K pointers, or, without pointers, one matrix of rows of `stride`, of which a[k][r] is direct[r * stride + k]. */
 INLINE void products(const int rows, const int blocks, long count, const float *const *a, const float *direct, long stride,
-                     const float *b, long width, lanes sums[ROWS][4])
+                     const float *b, long width, lanes sums[ROWS][BLOCKS])
 {
-    lanes local[ROWS][4]; /* in registers */
+    lanes local[ROWS][BLOCKS]; /* in registers */
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < blocks; c++) local[r][c] = sums[r][c];
     for (long k = 0; k < count; k++) {
-        lanes column[4];
+        lanes column[BLOCKS];
         for (int c = 0; c < blocks; c++) column[c] = *(const lanes *)(b + k * width + c * LANES);
         for (int r = 0; r < rows; r++) {
             float factor = a ? a[k][r] : direct[r * stride + k];
@@ -51,8 +52,8 @@ INLINE void layer(int rows, long count, const float *const *a, const float *dire
                   const float *base, long base_stride, const float *constant, float *out, long width)
 {
     for (long left = width / LANES, c0 = 0; left > 0;) {
-        int blocks = left >= 4 ? 4 : (int)left;
-        lanes sums[ROWS][4];
+        int blocks = left >= BLOCKS ? BLOCKS : (int)left;
+        lanes sums[ROWS][BLOCKS];
         for (int r = 0; r < rows; r++)
             for (int c = 0; c < blocks; c++) {
                 long place = c0 + c * LANES;
@@ -61,8 +62,10 @@ INLINE void layer(int rows, long count, const float *const *a, const float *dire
             }
         const float *const *shifted = a;
         switch (blocks) {
+#if BLOCKS == 4
         case 4: products(rows, 4, count, shifted, direct, stride, b + c0, width, sums); break;
         case 3: products(rows, 3, count, shifted, direct, stride, b + c0, width, sums); break;
+#endif
         case 2: products(rows, 2, count, shifted, direct, stride, b + c0, width, sums); break;
         default: products(rows, 1, count, shifted, direct, stride, b + c0, width, sums);
         }
@@ -255,55 +258,55 @@ static void replace_least(int64_t *heap, long k, int64_t key)
     heap[at] = key;
 }
 
+/* Whether any of SCANNED scores reaches `least`; adds to `odd` what is not 0 where one is not finite. */
+static int any_reaches(const float *found, float least, lanes *odd)
+{
+    lanes zero = {0}, sum = {0};
+    for (int c = 0; c < SCANNED; c += LANES) sum += *(const lanes *)(found + c) * zero; /* x * 0 is 0, or NaN */
+    *odd += sum;
+    int reached = 0;
+    for (int c = 0; c < SCANNED; c++) reached |= found[c] >= least;
+    return reached;
+}
+
 /* Takes a tile of N scores into the heaps of T users.
  *
  * scores: [T, N] with a stride of `stride` (0: one row for all users). low: [N] the low halves of keys. usable: [N], or
- * NULL for all. owned, offsets: of each user the places in the whole catalogue that are not wanted, ascending; the tile
+ * [T, N] with by_user = N, or NULL for all. owned, offsets: of each user the places in the whole catalogue that are not wanted, ascending; the tile
  * begins at place `start`. cursor: [T] how far these have been read. heaps: [T, k]. sound: [T], set to 0 where a usable
  * score is not finite. */
 void merge(const float *scores, long users, long items, long stride, const int64_t *low, const uint8_t *usable,
-           const int64_t *owned, const int64_t *offsets, int64_t *cursor, long start, int64_t *heaps, long k,
-           uint8_t *sound, float *row)
+           long by_user, const int64_t *owned, const int64_t *offsets, int64_t *cursor, long start, int64_t *heaps, long k,
+           uint8_t *sound)
 {
     for (long t = 0; t < users; t++) {
         int64_t *heap = heaps + t * k;
         const float *found = scores + t * stride;
-        lanes zero = {0}, odd = {0};
-        long i = 0;
-        for (; i + LANES <= items; i += LANES) { /* x * 0 is 0, and NaN for what is not finite */
-            lanes some = *(const lanes *)(found + i);
-            *(lanes *)(row + i) = some;
-            odd += some * zero;
-        }
-        float any = 0;
-        for (int c = 0; c < LANES; c++) any += odd[c];
-        for (; i < items; i++) any += 0.0f * (row[i] = found[i]);
-        if (any != 0.0f || usable)
-            for (i = 0; i < items; i++) {
-                if (usable && !usable[i]) row[i] = -INFINITY;
-                else if (!isfinite(row[i])) {
-                    sound[t] = 0;
-                    row[i] = -INFINITY;
-                }
-            }
-        long end = offsets[t + 1];
-        while (cursor[t] < end && owned[cursor[t]] < start + items) row[owned[cursor[t]++] - start] = -INFINITY;
-        float least = score_of(heap[0]);
-        for (i = 0; i < items; i += LANES) {
-            long stop = i + LANES < items ? i + LANES : items;
-            if (stop - i == LANES) {
-                int above = 0;
-                for (int c = 0; c < LANES; c++) above |= row[i + c] >= least;
-                if (!above) continue;
-            }
+        const uint8_t *kept = usable ? usable + t * by_user : NULL;
+        lanes odd = {0};
+        float any = 0, least = score_of(heap[0]);
+        int64_t next = cursor[t], end = offsets[t + 1];
+        for (long i = 0; i < items; i += SCANNED) {
+            long stop = i + SCANNED < items ? i + SCANNED : items;
+            if (stop - i == SCANNED) {
+                if (!any_reaches(found + i, least, &odd)) continue;
+            } else
+                for (long j = i; j < stop; j++) any += 0.0f * found[j];
             for (long j = i; j < stop; j++) {
-                if (row[j] < least || row[j] == -INFINITY) continue;
-                int64_t key = key_of(row[j], low[j]);
+                if (!(found[j] >= least) || !isfinite(found[j]) || (kept && !kept[j])) continue;
+                while (next < end && owned[next] < start + j) next++;
+                if (next < end && owned[next] == start + j) continue;
+                int64_t key = key_of(found[j], low[j]);
                 if (key > heap[0]) {
                     replace_least(heap, k, key);
                     least = score_of(heap[0]);
                 }
             }
         }
+        while (next < end && owned[next] < start + items) next++;
+        cursor[t] = next;
+        for (int c = 0; c < LANES; c++) any += odd[c];
+        for (long i = 0; any != 0.0f && i < items; i++)
+            if (!isfinite(found[i]) && (!kept || kept[i])) sound[t] = 0;
     }
 }

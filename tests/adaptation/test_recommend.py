@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.func import grad
 
 from recsys_meta.adaptation.recommend import REASONS, Recommended, recommend
-from recsys_meta.adaptation.topk import TieRanks
 from recsys_meta.algorithms.base import Learner, TaskState
 from recsys_meta.algorithms.maml import MAML
 from recsys_meta.native import kernels
+from recsys_meta.native.topk import TieRanks
 from recsys_meta.tables import SOURCES
 from recsys_meta.tensors import Catalogue, Examples, Features, FeatureSizes, Histories, ItemCodes, Sizes
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recsys_meta.adaptation.topk import Running, TieRanks
 from recsys_meta.native import Kernels, kernels
+from recsys_meta.native.topk import Running, TieRanks
 from recsys_meta.tensors import Ragged
 
 SPECIAL = [0.0, -0.0, 1.5, -1.5, 3.4e38, -3.4e38, 1e-45, -1e-45, float("-inf")]
@@ -27,7 +27,7 @@ def found(
     items = torch.arange(scores.shape[1])
     for start in range(0, scores.shape[1], tile):
         part = slice(start, start + tile)
-        running.add(scores[:, part], items[part], None if usable is None else usable[part])
+        running.add(scores[:, part], items[part], None if usable is None else usable[..., part])
     keys, sound = running.best()
     return *ranks.read(keys), sound
 
@@ -105,7 +105,7 @@ def test_the_kernel_lists_what_torch_lists(
     scores[share(0.01, num_users, num_items)] = float("inf")
     scores[share(0.01, num_users, num_items)] = -float("inf")
     scores[share(0.02, num_users, num_items)] = -0.0
-    usable = share(0.9, num_items) if seed % 2 else None
+    usable = (None, share(0.9, num_items), share(0.9, num_users, num_items))[seed % 3]
     owned = share(0.2, num_users, num_items)
     ends = owned.sum(1).cumsum(0)
     unwanted = Ragged(owned.nonzero()[:, 1], torch.cat([torch.zeros(1, dtype=torch.int64), ends]))
